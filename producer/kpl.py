@@ -1,0 +1,150 @@
+"""The Kinesis Producer Library's aggregated record, both ways and strictly.
+
+A frame is a magic number, an AggregatedRecord (protobuf), and the MD5 of that. The format is described in
+github.com/awslabs/amazon-kinesis-producer, ``aggregation-format.md``. A frame is read whole or not at all:
+a reader that gives up half-way through one would lose events without anyone noticing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any
+
+from aws_kinesis_agg import MAGIC, config_pb2
+from google.protobuf.message import DecodeError
+from msgspec import Struct
+
+
+def _message_type() -> Any:
+    """The AggregatedRecord message. Its module imports ``config_pb2`` as if that lay on sys.path."""
+    lent = "config_pb2" not in sys.modules
+    sys.modules.setdefault("config_pb2", config_pb2)
+    try:
+        from aws_kinesis_agg import messages_pb2
+    finally:
+        if lent:
+            del sys.modules["config_pb2"]
+    return messages_pb2.AggregatedRecord
+
+
+_AggregatedRecord = _message_type()
+_DIGEST_BYTES = 16
+
+
+class KplReason(StrEnum):
+    """Why a frame with a right checksum was refused. The names are metric dimensions: stable, one for each cause."""
+
+    NOT_PROTOBUF = "aggregate_not_protobuf"
+    MISSING_FIELD = "aggregate_missing_field"
+    UNKNOWN_FIELD = "aggregate_unknown_field"
+    NOT_CANONICAL = "aggregate_not_canonical"
+    KEY_NOT_UTF8 = "aggregate_key_not_utf8"
+    INDEX_OUT_OF_RANGE = "aggregate_index_out_of_range"
+
+
+class SubRecord(Struct, frozen=True, gc=False):
+    """One user record of an aggregate. ``explicit_hash_key`` is None where it has none of its own."""
+
+    data: bytes
+    partition_key: str
+    explicit_hash_key: str | None
+
+
+class Aggregate(Struct, frozen=True):
+    """Every user record of a frame, in its order."""
+
+    records: tuple[SubRecord, ...]
+
+
+class Plain(Struct, frozen=True):
+    """No frame: the record's data is one payload, as it came."""
+
+    data: bytes
+
+
+class Malformed(Struct, frozen=True):
+    """A frame that no sound producer made: one :class:`KplReason`, and a sentence."""
+
+    reason: str
+    detail: str
+
+
+def frame_size(partition_key: str, explicit_hash_key: str) -> int:
+    """Bytes of a frame without entries."""
+    tables = sum(1 + _varint_size(size) + size for size in (len(partition_key.encode()), len(explicit_hash_key)))
+    return len(MAGIC) + tables + _DIGEST_BYTES
+
+
+def entry_size(payload: int) -> int:
+    """Bytes that a payload of ``payload`` bytes adds to a frame."""
+    inner = 5 + _varint_size(payload) + payload
+    return 1 + _varint_size(inner) + inner
+
+
+def encode_aggregate(entries: Sequence[bytes], partition_key: str, explicit_hash_key: str) -> bytes:
+    """The frame of ``entries``, all under one partition key and one explicit hash key (a decimal number)."""
+    body: bytes = _AggregatedRecord(
+        partition_key_table=[partition_key],
+        explicit_hash_key_table=[explicit_hash_key],
+        records=[{"partition_key_index": 0, "explicit_hash_key_index": 0, "data": data} for data in entries],
+    ).SerializeToString()
+    return b"".join((MAGIC, body, _digest(body)))
+
+
+def decode_record(data: bytes) -> Aggregate | Plain | Malformed:
+    """What one Kinesis record holds. Never raises, and never returns a part of an aggregate.
+
+    Without the magic number, without a body or with a wrong checksum, the record is a plain one: any
+    payload may begin with the same four bytes.
+    """
+    if len(data) <= len(MAGIC) + _DIGEST_BYTES or not data.startswith(MAGIC):
+        return Plain(data)
+    body = data[len(MAGIC) : -_DIGEST_BYTES]
+    if _digest(body) != data[-_DIGEST_BYTES:]:
+        return Plain(data)
+    message = _AggregatedRecord()
+    try:
+        message.ParseFromString(body)
+    except DecodeError as error:
+        return Malformed(KplReason.NOT_PROTOBUF, str(error))
+    if not message.IsInitialized():
+        missing = message.FindInitializationErrors()
+        return Malformed(KplReason.MISSING_FIELD, f"{len(missing)} fields are missing, first {missing[0]}")
+    whole = message.ByteSize()
+    if whole != len(body):
+        return Malformed(KplReason.NOT_CANONICAL, "a field is there twice, or a number is longer than need be")
+    message.DiscardUnknownFields()
+    if message.ByteSize() != whole:
+        return Malformed(KplReason.UNKNOWN_FIELD, "the format has no such field, or it is of another type")
+    return _sub_records(message)
+
+
+def _sub_records(message: Any) -> Aggregate | Malformed:
+    keys = list(message.partition_key_table)
+    hash_keys = list(message.explicit_hash_key_table)
+    if not all(isinstance(key, str) for key in keys + hash_keys):
+        return Malformed(KplReason.KEY_NOT_UTF8, "a partition key or an explicit hash key is not UTF-8")
+    records: list[SubRecord] = []
+    try:
+        for record in message.records:
+            # An index that is absent reads as 0, which is another record's key.
+            has_hash_key = record.HasField("explicit_hash_key_index")
+            hash_key = hash_keys[record.explicit_hash_key_index] if has_hash_key else None
+            records.append(SubRecord(record.data, keys[record.partition_key_index], hash_key))
+    except IndexError:
+        return Malformed(
+            KplReason.INDEX_OUT_OF_RANGE,
+            f"user record {len(records)} names a key outside of {len(keys)} partition and {len(hash_keys)} hash keys",
+        )
+    return Aggregate(tuple(records))
+
+
+def _digest(body: bytes) -> bytes:
+    return hashlib.md5(body, usedforsecurity=False).digest()
+
+
+def _varint_size(number: int) -> int:
+    return max(1, (number.bit_length() + 6) // 7)
