@@ -1,0 +1,1 @@
+"""Folds the stream's events into sessions and roll-ups; owns their stored items."""

@@ -1,0 +1,236 @@
+"""The protocol that makes at-least-once delivery look like once.
+
+A batch is folded onto the sessions as the table holds them, event by event. Then roll-ups are
+written, each only with the changes beyond its own position; then sessions, last. A retry reads the
+same old sessions, computes the same changes, and finds them already in the roll-ups. Every write is
+a compare-and-set on the position it was computed from; a lost one computes the whole batch again.
+Poison is no reason to stop; an infrastructure error is, at the first record that is not done.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+from producer.event import Event, encode
+from stream_consumer.items import (
+    MAX_STORED_EVENTS,
+    Item,
+    Positions,
+    StoredRollUp,
+    StoredSession,
+    chunk_items,
+    quarantine_item,
+    rollup_item,
+    session_item,
+    site_item,
+)
+from stream_consumer.kinesis_batch import Arrived, Batch, Poison
+from stream_consumer.rollup import Folding, RollUp, Standing, quarter_of, standing, visitor_of
+from stream_consumer.seen import Verdict
+from stream_consumer.session import Session
+from stream_consumer.table import Conflict, RollUpName, SessionName, Unavailable
+
+#: Lost compare-and-sets in a row before the batch is given back: each means that somebody else wrote.
+MAX_ATTEMPTS = 5
+
+_T = TypeVar("_T")
+
+
+class Store(Protocol):
+    """What the protocol needs of :class:`stream_consumer.table.Tables`."""
+
+    def load_sessions(self, names: Sequence[SessionName]) -> dict[SessionName, StoredSession]: ...
+    def load_rollups(self, names: Sequence[RollUpName]) -> dict[RollUpName, StoredRollUp]: ...
+    def save_rollup(self, item: Item, base: str | None) -> None: ...
+    def save_session(self, item: Item, base: Positions | None) -> None: ...
+    def put_events(self, items: Sequence[Item]) -> None: ...
+    def put_quarantine(self, items: Sequence[Item]) -> None: ...
+    def put_sites(self, items: Sequence[Item]) -> None: ...
+    def each(self, work: Callable[[_T], None], values: Iterable[_T]) -> list[Exception | None]: ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one invocation did. ``received == applied + duplicate + late + quarantined``, over what is done;
+    ``failed_from`` is the sequence number of the first record that is not, with its ``failure``.
+    ``oldest_received`` is the earliest arrival (ms) among the applied events.
+    """
+
+    applied: int = 0
+    duplicate: int = 0
+    late: int = 0
+    quarantined: Counter[str] = field(default_factory=Counter)
+    sessions: int = 0
+    rollups: int = 0
+    conflicts: int = 0
+    oldest_received: int | None = None
+    failed_from: str | None = None
+    failure: str = ""
+
+    @property
+    def received(self) -> int:
+        return self.applied + self.duplicate + self.late + self.quarantined.total()
+
+
+@dataclass
+class _Folded:
+    """One session while a batch is folded onto it."""
+
+    session: Session
+    base: Positions | None
+    positions: Positions
+    first_sequence_number: str
+    verdicts: Counter[Verdict] = field(default_factory=Counter)
+    events: list[tuple[str, bytes]] = field(default_factory=list)
+    oldest_received: int | None = None
+
+
+@dataclass(frozen=True)
+class _Change:
+    """One applied event, and the session's share of the roll-ups before and after it."""
+
+    position: str
+    event: Event
+    before: Standing | None
+    after: Standing | None
+
+
+def consume(batch: Batch, store: Store) -> Outcome:
+    """Apply a batch. Raises nothing for poison or for an unavailable table: the outcome says so."""
+    poison = [entry for entry in batch.entries if isinstance(entry, Poison)]
+    arrived = [entry for entry in batch.entries if isinstance(entry, Arrived)]
+    failure = ""
+    for conflicts in range(MAX_ATTEMPTS):
+        try:
+            store.put_quarantine([quarantine_item(entry, batch.shard_id) for entry in poison])
+            folded, changes = _fold(arrived, batch.shard_id, store)
+            rollups = _write_rollups(changes, batch.shard_id, store)
+            failures = _write_sessions(list(folded.values()), batch.shard_id, store)
+        except Conflict as conflict:
+            failure = f"lost {conflicts + 1} compare-and-sets in a row: {conflict}"
+            continue
+        except Unavailable as unavailable:
+            return Outcome(conflicts=conflicts, failed_from=batch.first_sequence_number, failure=str(unavailable))
+        if any(isinstance(error, Conflict) for error in failures):
+            failure = f"lost {conflicts + 1} compare-and-sets in a row: {failures}"
+            continue
+        return _outcome(poison, list(folded.values()), failures, rollups, conflicts)
+    return Outcome(conflicts=MAX_ATTEMPTS, failed_from=batch.first_sequence_number, failure=failure)
+
+
+def _fold(arrived: Sequence[Arrived], shard_id: str, store: Store) -> tuple[dict[SessionName, _Folded], list[_Change]]:
+    """Fold events onto the stored sessions, in order; every change carries the position that made it."""
+    names = dict.fromkeys((entry.event.site_id, entry.event.session_id) for entry in arrived)
+    stored = store.load_sessions(list(names))
+    folded: dict[SessionName, _Folded] = {}
+    standings: dict[SessionName, Standing | None] = {}
+    changes: list[_Change] = []
+    for entry in arrived:
+        event = entry.event
+        name = (event.site_id, event.session_id)
+        into = folded.get(name)
+        if into is None:
+            into = folded[name] = _start(name, stored.get(name), entry)
+            standings[name] = standing(into.session)
+        if entry.position <= into.positions.get(shard_id, ""):
+            into.verdicts[Verdict.DUPLICATE] += 1  # a redelivery: this very record is in the session already
+            continue
+        into.positions[shard_id] = entry.position
+        verdict = into.session.apply(event)
+        into.verdicts[verdict] += 1
+        if verdict is not Verdict.APPLIED:
+            continue
+        before, after = standings[name], standing(into.session)
+        standings[name] = after
+        changes.append(_Change(entry.position, event, before, after))
+        if into.session.events <= MAX_STORED_EVENTS:
+            into.events.append((entry.position, encode(event)))
+        into.oldest_received = min(into.oldest_received or event.received_at, event.received_at)
+    return folded, changes
+
+
+def _start(name: SessionName, stored: StoredSession | None, entry: Arrived) -> _Folded:
+    if stored is None:
+        return _Folded(Session(*name), None, {}, entry.sequence_number)
+    return _Folded(stored.session, stored.positions, dict(stored.positions), entry.sequence_number)
+
+
+def _write_rollups(changes: Sequence[_Change], shard_id: str, store: Store) -> int:
+    """Write every roll-up that the changes touch and do not find in it already; how many that were."""
+    touched: defaultdict[RollUpName, list[_Change]] = defaultdict(list)
+    for change in changes:
+        quarters = {quarter_of(change.event.timestamp)}
+        quarters.update(stand.quarter for stand in (change.before, change.after) if stand)
+        for quarter in quarters:
+            touched[change.event.site_id, quarter, shard_id].append(change)
+    stored = store.load_rollups(list(touched))
+    writes: list[tuple[Item, str | None]] = []
+    new_sites: set[str] = set()
+    for name, its_changes in touched.items():
+        base = stored.get(name)
+        pending = [change for change in its_changes if base is None or change.position > base.position]
+        if not pending:
+            continue
+        if base is None:
+            new_sites.add(name[0])
+        folding = Folding(base.rollup if base else RollUp(*name))
+        for change in pending:
+            if quarter_of(change.event.timestamp) == name[1]:
+                folding.count_event(change.event, visitor_of(change.event))
+            folding.move_session(change.before, change.after)
+        writes.append((rollup_item(folding.rollup(), pending[-1].position), base.position if base else None))
+    store.put_sites([site_item(site_id) for site_id in sorted(new_sites)])
+    _raise_first(store.each(lambda write: store.save_rollup(*write), writes))
+    return len(writes)
+
+
+def _write_sessions(folded: Sequence[_Folded], shard_id: str, store: Store) -> list[Exception | None]:
+    """Write the events, then the sessions that moved; what became of each session."""
+    store.put_events([item for one in folded for item in chunk_items(one.session, shard_id, one.events) if one.events])
+
+    def save(one: _Folded) -> None:
+        if one.positions != one.base:
+            store.save_session(session_item(one.session, one.positions), one.base)
+
+    return store.each(save, folded)
+
+
+def _raise_first(failures: Iterable[Exception | None]) -> None:
+    """Raise a conflict if there is one, else any failure: a conflict means that it is worth computing again."""
+    found = [failure for failure in failures if failure]
+    for failure in sorted(found, key=lambda failure: not isinstance(failure, Conflict)):
+        raise failure
+
+
+def _outcome(
+    poison: Sequence[Poison],
+    folded: Sequence[_Folded],
+    failures: Sequence[Exception | None],
+    rollups: int,
+    conflicts: int,
+) -> Outcome:
+    failed = [(one, failure) for one, failure in zip(folded, failures, strict=True) if failure]
+    done = [one for one, failure in zip(folded, failures, strict=True) if not failure]
+    first = min((one for one, _ in failed), key=lambda one: int(one.first_sequence_number), default=None)
+    failed_from = first.first_sequence_number if first else None
+    verdicts = sum((one.verdicts for one in done), Counter[Verdict]())
+    # Poison at or after the first record not done comes again with it, and is counted then.
+    diverted = Counter(
+        entry.reason for entry in poison if failed_from is None or int(entry.sequence_number) < int(failed_from)
+    )
+    arrivals = [one.oldest_received for one in done if one.oldest_received is not None]
+    return Outcome(
+        applied=verdicts[Verdict.APPLIED],
+        duplicate=verdicts[Verdict.DUPLICATE],
+        late=verdicts[Verdict.LATE],
+        quarantined=diverted,
+        sessions=sum(one.positions != one.base for one in done),
+        rollups=rollups,
+        conflicts=conflicts,
+        oldest_received=min(arrivals, default=None),
+        failed_from=failed_from,
+        failure=str(failed[0][1]) if failed else "",
+    )

@@ -1,0 +1,196 @@
+"""The stored items: keys, indexes, and each value to and from DynamoDB's wire form.
+
+An item's ``pos`` holds the positions up to which it is folded (``shard=position``, by shard, joined
+by ``;``), and is what a conditional write compares. An item is a pure function of what it stores.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from stream_consumer.kinesis_batch import Poison
+from stream_consumer.rollup import RollUp
+from stream_consumer.session import SESSION_TIMEOUT_MS, Session
+
+Item = dict[str, Any]
+
+#: The sparse index of active sessions is spread over this many partitions for each site.
+ACTIVE_BUCKETS = 8
+#: Seconds after their last arrival at which sessions and their events expire. Far longer than any
+#: stream's retention in use here must be exceeded: an item forgotten early would count its events again.
+SESSION_LIFETIME_S = 400 * 24 * 3600
+QUARANTINE_LIFETIME_S = 400 * 24 * 3600
+#: Events of one session whose details are kept; all are counted.
+MAX_STORED_EVENTS = 10_000
+#: A chunk holds at most this many bytes of events, below DynamoDB's 400 KB for an item.
+MAX_CHUNK_BYTES = 256 * 1024
+MAX_STORED_PAYLOAD = 256 * 1024
+#: Partition of the roll-up table that lists the sites.
+SITES = "sites"
+
+_packer = msgspec.msgpack.Encoder(order="deterministic")
+_session = msgspec.msgpack.Decoder(Session)
+_rollup = msgspec.msgpack.Decoder(RollUp)
+_chunk = msgspec.msgpack.Decoder(list[tuple[str, bytes]])
+
+Positions = dict[str, str]
+
+
+class StoredSession(Struct, frozen=True):
+    """A session as the table holds it. ``session`` decodes afresh, so a fold may change what it gets."""
+
+    positions: Positions
+    body: bytes
+
+    @property
+    def session(self) -> Session:
+        return _session.decode(self.body)
+
+
+class StoredRollUp(Struct, frozen=True):
+    """A roll-up as the table holds it, and the position in its shard up to which it is folded."""
+
+    position: str
+    body: bytes
+
+    @property
+    def rollup(self) -> RollUp:
+        return _rollup.decode(zlib.decompress(self.body))
+
+
+def session_key(site_id: str, session_id: str) -> str:
+    """The partition key of a session and of its events; unambiguous, as no site id has a '#'."""
+    return f"{site_id}#{session_id}"
+
+
+def session_item(session: Session, positions: Positions) -> Item:
+    """The item of a session folded up to ``positions``."""
+    key = session_key(session.site_id, session.session_id)
+    item = {
+        "pk": {"S": key},
+        "pos": {"S": join_positions(positions)},
+        "body": {"B": _packer.encode(session)},
+        "expires": {"N": str(session.received // 1000 + SESSION_LIFETIME_S)},
+        "started_at": {"N": str(session.start)},
+    }
+    if session.user_id:
+        item["user_key"] = {"S": session_key(session.site_id, session.user_id)}
+    # Only what is recent at its arrival can be active: an imported log costs no index writes. Whole
+    # minutes, so that a heartbeat within the minute costs none either.
+    if session.received - session.end < SESSION_TIMEOUT_MS:
+        bucket = zlib.crc32(session.session_id.encode()) % ACTIVE_BUCKETS
+        item["active_bucket"] = {"S": active_bucket(session.site_id, bucket)}
+        item["active_minute"] = {"N": str(session.end // 60_000)}
+    return item
+
+
+def active_bucket(site_id: str, bucket: int) -> str:
+    """The partition key of one bucket of the index of active sessions."""
+    return f"{site_id}#{bucket}"
+
+
+def read_session(item: Mapping[str, Any]) -> StoredSession:
+    """The inverse of :func:`session_item`."""
+    return StoredSession(split_positions(item["pos"]["S"]), item["body"]["B"])
+
+
+def join_positions(positions: Positions) -> str:
+    """Positions by shard as one canonical string."""
+    return ";".join(f"{shard}={position}" for shard, position in sorted(positions.items()))
+
+
+def split_positions(joined: str) -> Positions:
+    """The inverse of :func:`join_positions`."""
+    return dict(part.split("=", 1) for part in joined.split(";")) if joined else {}
+
+
+def rollup_key(site_id: str, quarter: int, shard_id: str) -> tuple[str, str]:
+    """(pk, sk): a site's UTC day, and within it the quarter, then the shard."""
+    day, within = divmod(quarter, 86_400_000)
+    hours, minutes = divmod(within // 60_000, 60)
+    return rollup_day_key(site_id, day), f"{hours:02d}:{minutes:02d}#{shard_id}"
+
+
+def rollup_day_key(site_id: str, day: int) -> str:
+    """The partition of one UTC day (days since 1970) of a site's roll-ups."""
+    return f"{site_id}#{day:06d}"
+
+
+def rollup_item(rollup: RollUp, position: str) -> Item:
+    """The item of a roll-up folded up to ``position`` of its shard."""
+    pk, sk = rollup_key(rollup.site_id, rollup.quarter, rollup.shard_id)
+    return {
+        "pk": {"S": pk},
+        "sk": {"S": sk},
+        "pos": {"S": position},
+        "body": {"B": zlib.compress(_packer.encode(rollup), 6)},
+    }
+
+
+def read_rollup(item: Mapping[str, Any]) -> StoredRollUp:
+    """The inverse of :func:`rollup_item`."""
+    return StoredRollUp(item["pos"]["S"], item["body"]["B"])
+
+
+def site_item(site_id: str) -> Item:
+    """The entry of a site in the list of sites."""
+    return {"pk": {"S": SITES}, "sk": {"S": site_id}}
+
+
+def chunk_items(session: Session, shard_id: str, events: list[tuple[str, bytes]]) -> list[Item]:
+    """Events ``(position, bytes)`` of one session and batch as items.
+
+    An item is put without a condition, and its key names its first and last event: a late write
+    of an earlier attempt can then only repeat events, never hide some. Readers drop repeats.
+    """
+    return [
+        {
+            "pk": {"S": session_key(session.site_id, session.session_id)},
+            "sk": {"S": f"{shard_id}={part[0][0]}-{part[-1][0]}"},
+            "body": {"B": zlib.compress(_packer.encode(part), 6)},
+            "expires": {"N": str(session.received // 1000 + SESSION_LIFETIME_S)},
+        }
+        for part in _parts(events)
+    ]
+
+
+def _parts(events: list[tuple[str, bytes]]) -> list[list[tuple[str, bytes]]]:
+    parts: list[list[tuple[str, bytes]]] = []
+    room = 0
+    for event in events:
+        size = len(event[0]) + len(event[1])
+        if size > room or not parts:
+            parts.append([])
+            room = MAX_CHUNK_BYTES
+        parts[-1].append(event)
+        room -= size
+    return parts
+
+
+def read_chunk(item: Mapping[str, Any]) -> list[tuple[str, bytes]]:
+    """The ``(shard=position, event bytes)`` of one chunk."""
+    shard_id = item["sk"]["S"].partition("=")[0]
+    return [(f"{shard_id}={position}", event) for position, event in _chunk.decode(zlib.decompress(item["body"]["B"]))]
+
+
+def quarantine_item(poison: Poison, shard_id: str) -> Item:
+    """The item of a rejected payload, keyed by its position: quarantined again it is the same item.
+
+    A payload too long for an item is cut, and ``size`` tells its full length.
+    """
+    return {
+        "pk": {"S": shard_id},
+        "sk": {"S": poison.position},
+        "sequence_number": {"S": poison.sequence_number},
+        "reason": {"S": poison.reason},
+        "detail": {"S": poison.detail},
+        "payload": {"B": poison.payload[:MAX_STORED_PAYLOAD]},
+        "size": {"N": str(len(poison.payload))},
+        "arrived": {"N": str(poison.arrived)},
+        "expires": {"N": str(poison.arrived + QUARANTINE_LIFETIME_S)},
+    }

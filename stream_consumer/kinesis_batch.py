@@ -1,0 +1,103 @@
+"""A Lambda event of Kinesis records -> positioned events, in order, and what is no event.
+
+A **position** names one event of the stream for ever: its shard, its record's sequence number and
+its index inside the aggregate. Within a shard, positions compare as strings as the stream orders
+them: sequence numbers have up to 129 digits and no fixed width, so their length comes first.
+"""
+
+from __future__ import annotations
+
+import binascii
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from msgspec import Struct
+
+from producer.event import Event, Rejected, decode
+from producer.kpl import Aggregate, Malformed, Plain, decode_record
+
+
+class Arrived(Struct, frozen=True):
+    """One event where the stream holds it."""
+
+    position: str
+    sequence_number: str
+    event: Event
+
+
+class Poison(Struct, frozen=True):
+    """One payload that is no event: why, when it came into the stream (s), and the payload itself, as it came."""
+
+    position: str
+    sequence_number: str
+    arrived: int
+    reason: str
+    detail: str
+    payload: bytes
+
+
+class Batch(Struct, frozen=True):
+    """What one invocation was handed: the records of one shard, decoded, in the stream's order."""
+
+    shard_id: str
+    first_sequence_number: str
+    records: int
+    entries: list[Arrived | Poison]
+
+
+def position(sequence_number: str, index: int) -> str:
+    """The position of the ``index``-th event of a record, as a string that sorts as the shard does."""
+    return f"{len(sequence_number):03d}{sequence_number}.{index:06d}"
+
+
+def read(lambda_event: Mapping[str, Any]) -> Batch:
+    """Decode what Lambda's event source mapping hands over.
+
+    Poison never raises. ``ValueError`` is for what no mapping sends: no records at all, or
+    records of several shards in one batch.
+    """
+    records = lambda_event.get("Records") or []
+    if not records:
+        raise ValueError("the event has no Records: is this function mapped to a Kinesis stream?")
+    shard_id = _shard_of(records[0])
+    entries: list[Arrived | Poison] = []
+    for record in records:
+        if _shard_of(record) != shard_id:
+            raise ValueError(f"one batch holds records of {shard_id} and of {_shard_of(record)}")
+        kinesis = record["kinesis"]
+        sequence_number = str(kinesis["sequenceNumber"])
+        arrived = int(kinesis.get("approximateArrivalTimestamp") or 0)
+        for index, found in enumerate(_read_record(kinesis["data"])):
+            where = position(sequence_number, index)
+            if isinstance(found, Event):
+                entries.append(Arrived(where, sequence_number, found))
+            else:
+                entries.append(Poison(where, sequence_number, arrived, *found))
+    return Batch(shard_id, str(records[0]["kinesis"]["sequenceNumber"]), len(records), entries)
+
+
+def _shard_of(record: Mapping[str, Any]) -> str:
+    shard_id, _, _ = str(record["eventID"]).partition(":")
+    return shard_id
+
+
+def _read_record(data: str | bytes) -> Iterator[Event | tuple[str, str, bytes]]:
+    """The events of one record, in order, and (reason, detail, payload) where there is none."""
+    try:
+        raw = binascii.a2b_base64(data, strict_mode=True)
+    except (binascii.Error, ValueError) as error:
+        yield "not_base64", str(error), data.encode() if isinstance(data, str) else data
+        return
+    match decode_record(raw):
+        case Aggregate(records):
+            for sub_record in records:
+                yield _read_event(sub_record.data)
+        case Plain(payload):
+            yield _read_event(payload)
+        case Malformed(reason, detail):
+            yield reason, detail, raw
+
+
+def _read_event(payload: bytes) -> Event | tuple[str, str, bytes]:
+    event = decode(payload)
+    return (event.reason, event.detail, payload) if isinstance(event, Rejected) else event

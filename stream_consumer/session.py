@@ -1,0 +1,158 @@
+"""The Session, and the law by which events merge into it.
+
+Every field is a sum, a minimum, a maximum, or the value at one of them, with ties broken by the
+event id. So events may come late and in any order and give the same session, byte for byte (as
+long as no bound of its memory of events is reached: see :mod:`stream_consumer.seen`).
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct, field
+
+from producer.event import CONVERSION, HEARTBEAT, PAGE_EXIT, PAGE_VIEW, SCROLL, Event
+from stream_consumer.acquisition import Acquisition, acquire, page_of
+from stream_consumer.seen import Seen, Verdict
+from stream_consumer.user_agent import Agent, recognise
+
+#: A session ends after this long without an event, in ms.
+SESSION_TIMEOUT_MS = 30 * 60 * 1000
+#: Events that show a page being open, not a visitor doing something on it.
+_PASSIVE = frozenset({PAGE_VIEW, HEARTBEAT, PAGE_EXIT, SCROLL})
+#: Sums of money are kept in millionths of a unit of currency: whole numbers add up in any order.
+MICROS = 1_000_000
+_MAX_SUM = 2**63 - 1
+_MAX_CURRENCIES = 8
+
+_ZERO = (2, 0, "")
+
+
+class Landing(Struct, frozen=True, array_like=True):
+    """What the earliest page view (else the earliest event) says of the whole session.
+
+    ``at`` is what it is the minimum of: (0 for a page view else 1, event time, event id).
+    """
+
+    at: tuple[int, int, str] = _ZERO
+    page_url: str = ""
+    title: str = ""
+    country: str = ""
+    language: str = ""
+    agent: Agent = Agent()
+    acquisition: Acquisition = Acquisition("", "", "", "", "", "", "", "")
+
+
+class Exit(Struct, frozen=True, array_like=True):
+    """The latest page view: ``at`` is the maximum of (event time, event id)."""
+
+    at: tuple[int, str] = (-1, "")
+    page_url: str = ""
+    title: str = ""
+
+
+class User(Struct, frozen=True, array_like=True):
+    """The visitor, as the earliest event that names one does: ``at`` is the minimum of (event time, event id)."""
+
+    at: tuple[int, str]
+    user_id: str
+
+
+class Session(Struct, array_like=True):
+    """One visit of one visitor to one site. Times in ms since 1970 UTC; counts of applied events only."""
+
+    site_id: str
+    session_id: str
+    start: int = -1
+    end: int = -1
+    received: int = -1
+    events: int = 0
+    page_views: int = 0
+    interactions: int = 0
+    conversions: int = 0
+    scroll_depth: int = 0
+    values: dict[str, int] = field(default_factory=dict)
+    landing: Landing = Landing()
+    exit: Exit = Exit()
+    user: User | None = None
+    seen: Seen = field(default_factory=Seen)
+
+    @property
+    def duration(self) -> int:
+        """From the first event to the last, in ms."""
+        return self.end - self.start
+
+    @property
+    def bounced(self) -> bool:
+        """One page view at most, and no click, conversion or custom event."""
+        return self.page_views <= 1 and self.interactions == 0
+
+    @property
+    def user_id(self) -> str:
+        """Who it was, '' if no event said."""
+        return self.user.user_id if self.user else ""
+
+    @property
+    def entry_page(self) -> str:
+        """The page of the first page view, '' without one."""
+        return page_of(self.landing.page_url) if self.landing.at[0] == 0 else ""
+
+    @property
+    def exit_page(self) -> str:
+        """The page of the last page view, '' without one."""
+        return page_of(self.exit.page_url)
+
+    def apply(self, event: Event) -> Verdict:
+        """Merge one event of this session; anything but APPLIED changes no figure."""
+        verdict = self.seen.admit(event)
+        if verdict is Verdict.APPLIED:
+            self._merge(event)
+        return verdict
+
+    def _merge(self, event: Event) -> None:
+        kind = event.event_type
+        at = event.timestamp
+        self.start = at if self.events == 0 else min(self.start, at)
+        self.end = max(self.end, at)
+        self.received = max(self.received, event.received_at)
+        self.events += 1
+        if kind == PAGE_VIEW:
+            self.page_views += 1
+            if (at, event.event_id) > self.exit.at:
+                self.exit = Exit((at, event.event_id), event.page_url, event.title)
+        elif kind not in _PASSIVE:
+            self.interactions += 1
+        if kind == CONVERSION:
+            self.conversions += 1
+            self._add_value(event)
+        elif kind == SCROLL:
+            self.scroll_depth = max(self.scroll_depth, scroll_depth(event))
+        landing_at = (0 if kind == PAGE_VIEW else 1, at, event.event_id)
+        if landing_at < self.landing.at:
+            self.landing = Landing(
+                landing_at,
+                event.page_url,
+                event.title,
+                event.country,
+                event.language,
+                recognise(event.user_agent),
+                acquire(event.page_url, event.referrer),
+            )
+        if event.user_id and (self.user is None or (at, event.event_id) < self.user.at):
+            self.user = User((at, event.event_id), event.user_id)
+
+    def _add_value(self, event: Event) -> None:
+        micros = round(event.conversion_value * MICROS)
+        if not micros:
+            return
+        currency = event.conversion_currency
+        if currency not in self.values and len(self.values) >= _MAX_CURRENCIES:
+            currency = "other"
+        self.values[currency] = max(-_MAX_SUM, min(_MAX_SUM, self.values.get(currency, 0) + micros))
+
+
+def scroll_depth(event: Event) -> int:
+    """How far down the page a scroll event went, in per cent; 0 where it does not say."""
+    import msgspec
+
+    properties = msgspec.json.decode(event.properties)
+    depth = properties.get("depth") if isinstance(properties, dict) else None
+    return min(max(int(depth), 0), 100) if isinstance(depth, int | float) and not isinstance(depth, bool) else 0

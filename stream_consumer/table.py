@@ -1,0 +1,174 @@
+"""The DynamoDB tables: loads, conditional saves, and puts that need no condition.
+
+An error of the table is one of two things to the protocol: :class:`Conflict`, the item was not what
+it was computed from, so compute again; or :class:`Unavailable`, stop here and let the batch be retried.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from stream_consumer.items import (
+    Item,
+    StoredRollUp,
+    StoredSession,
+    join_positions,
+    read_rollup,
+    read_session,
+    rollup_key,
+    session_key,
+)
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+#: DynamoDB's limits for one call.
+_KEYS_PER_GET = 100
+_ITEMS_PER_WRITE = 25
+_UNPROCESSED_TRIES = 8
+
+SessionName = tuple[str, str]
+RollUpName = tuple[str, int, str]
+_T = TypeVar("_T")
+
+
+class Conflict(Exception):  # noqa: N818 - the field's word for a lost compare-and-set
+    """An item was not at the position that its new value was computed from."""
+
+
+class Unavailable(Exception):  # noqa: N818 - says what is the matter, not whose error it is
+    """The table could not be read or written; the cause says why."""
+
+
+@dataclass(frozen=True)
+class TableNames:
+    """The physical names of the tables."""
+
+    sessions: str
+    session_events: str
+    rollups: str
+    quarantine: str
+
+
+class Tables:
+    """The stored items. ``writers`` saves run at once, as each waits for the network most of its time; with
+    one, they are done one after the other, in order.
+    """
+
+    def __init__(self, client: DynamoDBClient, names: TableNames, *, writers: int = 16) -> None:
+        self._client = client
+        self._names = names
+        self._pool = ThreadPoolExecutor(max_workers=writers, thread_name_prefix="save") if writers > 1 else None
+
+    def load_sessions(self, names: Sequence[SessionName]) -> dict[SessionName, StoredSession]:
+        """The sessions among ``(site id, session id)`` that there are, read consistently."""
+        by_key = {session_key(*name): name for name in names}
+        found = self._get(self._names.sessions, [{"pk": {"S": key}} for key in by_key])
+        return {by_key[item["pk"]["S"]]: read_session(item) for item in found}
+
+    def load_rollups(self, names: Sequence[RollUpName]) -> dict[RollUpName, StoredRollUp]:
+        """The roll-ups among ``(site id, quarter, shard id)`` that there are, read consistently."""
+        by_key = {rollup_key(*name): name for name in names}
+        found = self._get(self._names.rollups, [{"pk": {"S": pk}, "sk": {"S": sk}} for pk, sk in by_key])
+        return {by_key[item["pk"]["S"], item["sk"]["S"]]: read_rollup(item) for item in found}
+
+    def save_rollup(self, item: Item, base: str | None) -> None:
+        """Put a roll-up if the table's is still at ``base`` (None: there is none)."""
+        self._save(self._names.rollups, item, base)
+
+    def save_session(self, item: Item, base: dict[str, str] | None) -> None:
+        """Put a session if the table's is still folded up to ``base`` (None: there is none)."""
+        self._save(self._names.sessions, item, None if base is None else join_positions(base))
+
+    def put_events(self, items: Sequence[Item]) -> None:
+        """Put chunks of sessions' events."""
+        self._put(self._names.session_events, items)
+
+    def put_quarantine(self, items: Sequence[Item]) -> None:
+        """Put rejected payloads."""
+        self._put(self._names.quarantine, items)
+
+    def put_sites(self, items: Sequence[Item]) -> None:
+        """Put entries of the list of sites."""
+        self._put(self._names.rollups, items)
+
+    def each(self, work: Callable[[_T], None], values: Iterable[_T]) -> list[Exception | None]:
+        """Do ``work`` on every value, several at once; what became of each, in order."""
+
+        def attempt(value: _T) -> Exception | None:
+            try:
+                work(value)
+            except (Conflict, Unavailable) as failure:
+                return failure
+            return None
+
+        return list(self._pool.map(attempt, values) if self._pool else map(attempt, values))
+
+    def _save(self, table: str, item: Item, base: str | None) -> None:
+        condition: dict[str, Any] = (
+            {"ConditionExpression": "attribute_not_exists(pk)"}
+            if base is None
+            else {"ConditionExpression": "pos = :base", "ExpressionAttributeValues": {":base": {"S": base}}}
+        )
+        try:
+            self._client.put_item(
+                TableName=table, Item=item, ReturnValuesOnConditionCheckFailure="ALL_OLD", **condition
+            )
+        except ClientError as error:
+            if error.response["Error"].get("Code") != "ConditionalCheckFailedException":
+                raise Unavailable(f"PutItem on {table}: {error}") from error
+            # A put whose answer was lost is sent again and meets itself: then it has landed.
+            holds: Any = error.response.get("Item") or {}
+            if holds.get("pos") != item["pos"]:
+                raise Conflict(f"{table} {item['pk']['S']}") from error
+        except BotoCoreError as error:
+            raise Unavailable(f"PutItem on {table}: {error}") from error
+
+    def _get(self, table: str, keys: list[Item]) -> Iterator[Item]:
+        for chunk in _chunks(keys, _KEYS_PER_GET):
+            wanted: Any = {table: {"Keys": chunk, "ConsistentRead": True}}
+            for tries in range(_UNPROCESSED_TRIES):
+                try:
+                    answer = self._client.batch_get_item(RequestItems=wanted)
+                except (ClientError, BotoCoreError) as error:
+                    raise Unavailable(f"BatchGetItem on {table}: {error}") from error
+                yield from answer["Responses"].get(table, ())
+                wanted = answer.get("UnprocessedKeys")
+                if not wanted:
+                    break
+                _back_off(tries)
+            else:
+                raise Unavailable(f"BatchGetItem on {table} left keys unprocessed {_UNPROCESSED_TRIES} times")
+
+    def _put(self, table: str, items: Sequence[Item]) -> None:
+        for chunk in _chunks(items, _ITEMS_PER_WRITE):
+            wanted: Any = {table: [{"PutRequest": {"Item": item}} for item in chunk]}
+            for tries in range(_UNPROCESSED_TRIES):
+                try:
+                    answer = self._client.batch_write_item(RequestItems=wanted)
+                except (ClientError, BotoCoreError) as error:
+                    raise Unavailable(f"BatchWriteItem on {table}: {error}") from error
+                wanted = answer.get("UnprocessedItems")
+                if not wanted:
+                    break
+                _back_off(tries)
+            else:
+                raise Unavailable(f"BatchWriteItem on {table} left items unprocessed {_UNPROCESSED_TRIES} times")
+
+
+def _chunks(values: Iterable[_T], size: int) -> Iterator[list[_T]]:
+    remaining = iter(values)
+    while chunk := list(islice(remaining, size)):
+        yield chunk
+
+
+def _back_off(tries: int) -> None:
+    time.sleep(random.uniform(0, 0.05 * 2**tries))  # noqa: S311 - jitter, not a secret
