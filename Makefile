@@ -1,0 +1,54 @@
+# LiveInsight: `make run` and `make test` are all one needs. Needs Python 3.11+, git and make.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint format lock clean
+
+help: ## Show this
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo "  make run DEMO=0 FRESH=1 COLLECTOR_PORT=8081: $(PYTHON) -m infra.local --help tells what can be set"
+	@echo "  make test ARGS='-k tracker': arguments for pytest"
+
+run: $(INSTALLED) ## Start everything on this machine, with demo traffic; Ctrl-C stops it
+	@exec $(BIN)/python -m infra.local
+
+test: $(INSTALLED) ## Run the tests
+	$(BIN)/pytest -n 2 $(ARGS)
+
+lint: $(INSTALLED) ## Check style, types and templates
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/cfn-lint infra/cloudformation/*.yaml
+
+format: $(INSTALLED) ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# uv resolves for every platform and Python at once, which pip cannot. It reads no setup.cfg without a setup.py.
+lock: $(INSTALLED) ## Renew requirements.lock from setup.cfg
+	$(BIN)/pip install --quiet uv
+	$(BIN)/python -c 'import configparser; c = configparser.ConfigParser(); c.read("setup.cfg"); \
+	print(c["options"]["install_requires"], *c["options.extras_require"].values(), sep="\n")' \
+	| $(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --output-file requirements.lock -
+
+clean: ## Remove the environment and all caches, but nothing that a run has kept
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# Compiling every module would take longer than installing them. The .pth file lets `python -m producer` work from any directory.
+$(INSTALLED): requirements.lock setup.cfg
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	|| { echo "error: $(PYTHON) is not Python 3.11 or newer; name one that is: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@echo "Installing into $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r requirements.lock
+	@$(BIN)/python -c 'import pathlib, sysconfig; \
+	pathlib.Path(sysconfig.get_path("purelib"), "liveinsight.pth").write_text(str(pathlib.Path.cwd()) + "\n")'
+	@touch $@

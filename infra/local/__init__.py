@@ -1,0 +1,1 @@
+"""LiveInsight's whole path on one machine."""

@@ -1,0 +1,209 @@
+"""The templates: what they promise, and that the embedded AWS makes of them what AWS would."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+from moto import mock_aws
+
+from infra.local import stacks
+from infra.local.shard_mapping import MappingSettings
+from stream_consumer import items
+from stream_consumer.lambda_handler import ConsumerSettings
+
+HASH, RANGE = "HASH", "RANGE"
+#: (attribute, its type, its part) of each key; what the tables' readers and writers rely on.
+PK, SK = ("pk", "S", HASH), ("sk", "S", RANGE)
+TABLES = {
+    "sessions": {
+        "keys": [PK],
+        "indexes": {
+            "active": [("active_bucket", "S", HASH), ("active_minute", "N", RANGE)],
+            "user": [("user_key", "S", HASH), ("started_at", "N", RANGE)],
+        },
+        "expires": True,
+    },
+    "session-events": {"keys": [PK, SK], "indexes": {}, "expires": True},
+    "rollups": {"keys": [PK, SK], "indexes": {}, "expires": False},
+    "quarantine": {"keys": [PK, SK], "indexes": {}, "expires": True},
+}
+
+
+@pytest.fixture
+def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    with mock_aws():
+        yield
+
+
+def create(stage: str = "local", **parameters: str) -> dict[str, str]:
+    return stacks.create_stack(boto3.client("cloudformation"), stacks.DATA, {"Stage": stage, **parameters})
+
+
+def resources(template: Path, kind: str) -> dict[str, dict]:
+    found = stacks.load_template(template)["Resources"]
+    return {name: resource for name, resource in found.items() if resource["Type"] == kind}
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_a_table_has_the_keys_and_indexes_that_its_users_rely_on(aws: None, table: str) -> None:
+    create()
+    found = boto3.client("dynamodb").describe_table(TableName=f"liveinsight-local-{table}")["Table"]
+    types = {one["AttributeName"]: one["AttributeType"] for one in found["AttributeDefinitions"]}
+
+    def keys(schema: list[dict[str, str]]) -> list[tuple[str, str, str]]:
+        return [(key["AttributeName"], types[key["AttributeName"]], key["KeyType"]) for key in schema]
+
+    assert keys(found["KeySchema"]) == TABLES[table]["keys"]
+    assert {one["IndexName"]: keys(one["KeySchema"]) for one in found["GlobalSecondaryIndexes"]} == TABLES[table][
+        "indexes"
+    ]
+    assert {one["Projection"]["ProjectionType"] for one in found["GlobalSecondaryIndexes"]} <= {"KEYS_ONLY"}
+    assert found["BillingModeSummary"]["BillingMode"] == "PAY_PER_REQUEST"
+
+
+def test_the_stream_has_the_shards_and_the_mode_that_the_parameters_ask_for(aws: None) -> None:
+    outputs = create(**{name: value for name, value in stacks.LOCAL_DATA.items() if name != "Stage"})
+    summary = boto3.client("kinesis").describe_stream_summary(StreamName=outputs["StreamName"])
+    assert summary["StreamDescriptionSummary"]["OpenShardCount"] == 2
+    assert outputs["StreamArn"] == summary["StreamDescriptionSummary"]["StreamARN"]
+    properties = resources(stacks.DATA, "AWS::Kinesis::Stream")["EventStream"]["Properties"]
+    assert properties["StreamModeDetails"] == {"StreamMode": {"Fn::If": ["IsProvisioned", "PROVISIONED", "ON_DEMAND"]}}
+    assert properties["StreamEncryption"] == {"EncryptionType": "KMS", "KeyId": "alias/aws/kinesis"}
+
+
+def test_the_failure_queue_keeps_what_it_is_told_for_as_long_as_there_is(aws: None) -> None:
+    url = create()["FailureQueueUrl"]
+    attributes = boto3.client("sqs").get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
+    assert attributes["MessageRetentionPeriod"] == str(14 * 24 * 3600)
+    assert attributes["SqsManagedSseEnabled"] == "true"
+
+
+def test_names_follow_the_stage_and_are_all_given_out(aws: None) -> None:
+    outputs = create("dev")
+    assert {outputs[key] for key in outputs if key.endswith("Name")} == {
+        *(f"liveinsight-dev-{table}" for table in TABLES),
+        "liveinsight-dev-events",
+        "liveinsight-dev-failures",
+    }
+    assert {key.removesuffix("Name") for key in outputs if key.endswith("Name")} == {
+        key.removesuffix("Arn") for key in outputs if key.endswith("Arn")
+    }
+
+
+def test_a_stack_that_exists_is_left_as_it_is(aws: None) -> None:
+    first = create()
+    boto3.client("kinesis").put_record(StreamName=first["StreamName"], Data=b"x", PartitionKey="k")
+    assert create() == first
+    shards = boto3.client("kinesis").list_shards(StreamName=first["StreamName"])["Shards"]
+    assert [one for one in shards if one["SequenceNumberRange"]["StartingSequenceNumber"] != "0"]
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_items_expire_where_they_should_and_can_be_recovered(table: str) -> None:
+    (properties,) = (
+        found["Properties"]
+        for found in resources(stacks.DATA, "AWS::DynamoDB::Table").values()
+        if found["Properties"]["TableName"] == {"Fn::Sub": f"liveinsight-${{Stage}}-{table}"}
+    )
+    expected = {"AttributeName": "expires", "Enabled": True} if TABLES[table]["expires"] else None
+    assert properties.get("TimeToLiveSpecification") == expected
+    assert properties["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
+
+
+def test_what_holds_data_outlives_the_stack_in_production() -> None:
+    template = stacks.load_template(stacks.DATA)
+    assert template["Conditions"]["IsProduction"] == {"Fn::Equals": [{"Ref": "Stage"}, "prod"]}
+    for resource in template["Resources"].values():
+        assert (
+            resource["DeletionPolicy"]
+            == resource["UpdateReplacePolicy"]
+            == {"Fn::If": ["IsProduction", "Retain", "Delete"]}
+        )
+        if resource["Type"] == "AWS::DynamoDB::Table":
+            assert resource["Properties"]["DeletionProtectionEnabled"] == {"Fn::If": ["IsProduction", True, False]}
+
+
+def test_a_session_is_kept_longer_than_any_stream_can_be_replayed() -> None:
+    retention = stacks.load_template(stacks.DATA)["Parameters"]["RetentionHours"]
+    assert retention["MaxValue"] * 3600 < min(items.SESSION_LIFETIME_S, items.QUARANTINE_LIFETIME_S)
+
+
+def test_the_mapping_keeps_the_promises_that_positions_rely_on() -> None:
+    properties = stacks.properties_of(stacks.MAPPING, stacks.CONSUMER, {"Stage": "prod"})
+    settings = MappingSettings.from_cloudformation(properties)
+    assert properties["ParallelizationFactor"] == 1
+    assert settings.report_batch_item_failures
+    assert settings.bisect_batch_on_function_error
+    assert settings.starting_position == "TRIM_HORIZON"
+    assert settings.batching_window == 1
+    assert (settings.maximum_retry_attempts, settings.maximum_record_age) == (-1, -1)
+    assert settings.on_failure == "arn:aws:sqs:us-east-1:123456789012:liveinsight-prod-failures"
+    assert properties["EventSourceArn"] == "arn:aws:kinesis:us-east-1:123456789012:stream/liveinsight-prod-events"
+
+
+def test_on_one_machine_the_mapping_differs_in_its_window_alone() -> None:
+    local = stacks.properties_of(stacks.MAPPING, stacks.CONSUMER, stacks.LOCAL_CONSUMER)
+    other = stacks.properties_of(stacks.MAPPING, stacks.CONSUMER, {"Stage": "local"})
+    assert {name for name in local if local[name] != other[name]} == {"MaximumBatchingWindowInSeconds"}
+    assert local["MaximumBatchingWindowInSeconds"] == 0
+
+
+def test_the_function_gets_the_names_that_the_consumer_reads() -> None:
+    ((_, function),) = resources(stacks.CONSUMER, "AWS::Lambda::Function").items()
+    stage = "local"
+    variables = {
+        name: str(value["Fn::Sub"]).replace("${Stage}", stage)
+        for name, value in function["Properties"]["Environment"]["Variables"].items()
+        if "Fn::Sub" in value
+    }
+    assert ConsumerSettings.from_environ(variables) == ConsumerSettings.from_environ({})
+    assert ConsumerSettings.from_environ({name: value + "-x" for name, value in variables.items()}).tables.rollups == (
+        "liveinsight-local-rollups-x"
+    )
+    module, name = function["Properties"]["Handler"].rsplit(".", 1)
+    assert callable(getattr(__import__(module, fromlist=[name]), name))
+
+
+def test_the_role_may_do_only_what_the_consumer_does() -> None:
+    ((_, role),) = resources(stacks.CONSUMER, "AWS::IAM::Role").items()
+    statements = role["Properties"]["Policies"][0]["PolicyDocument"]["Statement"]
+    allowed = {
+        action
+        for one in statements
+        for action in ([one["Action"]] if isinstance(one["Action"], str) else one["Action"])
+    }
+    assert {action for action in allowed if action.startswith("dynamodb:")} == {
+        "dynamodb:BatchGetItem",
+        "dynamodb:BatchWriteItem",
+        "dynamodb:PutItem",
+    }
+    assert not [action for action in allowed if "*" in action]
+    everywhere = [one["Sid"] for one in statements if one["Resource"] == "*"]
+    assert everywhere == ["Trace"]
+
+
+def test_cfn_lint_finds_nothing() -> None:
+    templates = sorted(str(path) for path in stacks.TEMPLATES.glob("*.yaml"))
+    done = subprocess.run(
+        [Path(sys.executable).with_name("cfn-lint"), *templates], check=False, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_a_value_that_only_aws_knows_is_an_error_that_names_it(tmp_path: Path) -> None:
+    template = tmp_path / "t.yaml"
+    template.write_text(
+        "Resources:\n  M:\n    Type: AWS::Lambda::EventSourceMapping\n    Properties:\n      BatchSize: !Ref Size\n"
+    )
+    with pytest.raises(ValueError, match="Size"):
+        stacks.properties_of(stacks.MAPPING, template, {})
