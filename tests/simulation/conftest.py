@@ -1,0 +1,18 @@
+"""Prints, at the end of a run, how much was simulated."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    totals = {"schedules": 0, "faults": 0, "wrong": 0}
+    for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):
+        for name, value in report.user_properties:
+            if name in totals:
+                totals[name] += value
+    if totals["schedules"]:
+        terminalreporter.write_line(
+            f"simulated {totals['schedules']:,} schedules of small logs with {totals['faults']:,} faults: "
+            f"{totals['wrong']} lost or doubled anything"
+        )

@@ -1,0 +1,101 @@
+"""Every schedule of a small log: each log over a small alphabet, each way to cut it into batches, each fault at
+each write, and each second fault at each write after it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from producer.event import Event, encode
+from stream_consumer.consume import consume
+from stream_consumer.kinesis_batch import Arrived, Batch, Poison, position
+from stream_consumer.table import Tables
+from tests.simulation.fold import Folded
+from tests.simulation.logs import small_events
+from tests.simulation.world import FAULTS, NAMES, Crash, FakeDynamo, Shard
+
+SHARD = "shard-0"
+Log = tuple[Event | bytes, ...]
+Plan = tuple[tuple[int, str], ...]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """One run: a log, where its batches are cut, and the faults by number of the write. Replays alone."""
+
+    log: Log
+    cuts: tuple[int, ...]
+    plan: Plan
+
+    def run(self) -> FakeDynamo:
+        """Deliver the log as a mapping does: what failed comes again, in halves if its function ended."""
+        faults = dict(self.plan)
+        dynamo = FakeDynamo(lambda write: faults.get(write, ""))
+        store = Tables(dynamo, NAMES, writers=1)  # type: ignore[arg-type]
+        entries = [_entry(number, one) for number, one in enumerate(self.log, 1)]
+        todo = [range(*span) for span in itertools.pairwise((0, *self.cuts, len(self.log)))]
+        while todo:
+            span = todo[0]
+            try:
+                outcome = consume(Batch(SHARD, str(span[0] + 1), len(span), entries[span.start : span.stop]), store)
+            except Crash:
+                half = span.start + len(span) // 2
+                todo[:1] = [range(span.start, half), range(half, span.stop)] if len(span) > 1 else [span]
+                continue
+            if outcome.failed_from is None:
+                todo.pop(0)
+            else:
+                todo[0] = range(int(outcome.failed_from) - 1, span.stop)
+        dynamo.land_all()
+        return dynamo
+
+
+def _entry(number: int, one: Event | bytes) -> Arrived | Poison:
+    at = position(str(number), 0)
+    if isinstance(one, bytes):
+        return Poison(at, str(number), 0, "not_json", "", one)
+    return Arrived(at, str(number), one)
+
+
+def small_logs(size: int) -> list[Log]:
+    """Every log of ``size`` records over the alphabet, that tells more than a shorter one."""
+    return [log for log in itertools.product(small_events(), repeat=size) if len(set(map(id, log))) > 1 or size == 1]
+
+
+def expected(log: Log) -> Folded:
+    return Folded([Shard(SHARD, tuple(one if isinstance(one, bytes) else encode(one) for one in log))])
+
+
+def schedules(log: Log, faults_at_once: int = 2) -> Iterator[tuple[Schedule, FakeDynamo]]:
+    """Every schedule of ``log`` with up to ``faults_at_once`` faults, run."""
+    places = range(1, len(log))
+    for count in range(len(log)):
+        for cuts in itertools.combinations(places, count):
+            yield from _from(Schedule(log, cuts, ()), faults_at_once)
+
+
+def _from(schedule: Schedule, more: int) -> Iterator[tuple[Schedule, FakeDynamo]]:
+    dynamo = schedule.run()
+    yield schedule, dynamo
+    if not more:
+        return
+    after = schedule.plan[-1][0] if schedule.plan else 0
+    for write in range(after + 1, dynamo.writes + 1):
+        for fault in FAULTS:
+            yield from _from(Schedule(schedule.log, schedule.cuts, (*schedule.plan, (write, fault))), more - 1)
+
+
+def check(logs: Sequence[Log], faults_at_once: int = 2) -> tuple[int, Counter[str], list[str]]:
+    """(schedules run, faults injected, what went wrong)."""
+    ran, injected, wrong = 0, Counter[str](), []
+    for log in logs:
+        wanted = expected(log)
+        for schedule, dynamo in schedules(log, faults_at_once):
+            ran += 1
+            injected.update(dynamo.faults)
+            if differences := wanted.differences(dynamo):
+                wrong.append(f"{schedule}: {differences}")
+    return ran, injected, wrong

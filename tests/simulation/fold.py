@@ -1,0 +1,91 @@
+"""What the tables must hold: a pure fold of the log, event by event, with no batches and no failures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from producer.event import Event, decode, encode
+from producer.kpl import Aggregate, decode_record
+from stream_consumer.items import rollup_item, session_item
+from stream_consumer.kinesis_batch import position
+from stream_consumer.rollup import Folding, RollUp, quarter_of, standing, visitor_of
+from stream_consumer.seen import Verdict
+from stream_consumer.session import Session
+from tests.simulation.world import NAMES, FakeDynamo, Shard
+
+
+class Folded:
+    """The tables as the log alone determines them; parents come before their children in ``shards``."""
+
+    def __init__(self, shards: Sequence[Shard]) -> None:
+        self._sessions: dict[tuple[str, str], tuple[Session, dict[str, str]]] = {}
+        self._rollups: dict[tuple[str, int, str], tuple[Folding, str]] = {}
+        self.events: dict[str, bytes] = {}
+        self.quarantine: set[tuple[str, str]] = set()
+        self.payloads = self.duplicates = 0
+        for shard in shards:
+            for number, data in enumerate(shard.records, shard.first_sequence_number):
+                for index, payload in enumerate(_payloads(data)):
+                    self._take(shard.shard_id, position(str(number), index), payload)
+        self.sessions = {
+            item["pk"]["S"]: item for item in (session_item(*session) for session in self._sessions.values())
+        }
+        self.rollups = {
+            (item["pk"]["S"], item["sk"]["S"]): item
+            for item in (rollup_item(folding.rollup(), at) for folding, at in self._rollups.values())
+        }
+
+    def differences(self, dynamo: FakeDynamo) -> list[str]:
+        """Where the tables are not what the log makes them, byte for byte."""
+        sessions = {key[0]: item for key, item in dynamo.tables[NAMES.sessions].items()}
+        rollups = {key: item for key, item in dynamo.tables[NAMES.rollups].items() if key[0] != "sites"}
+        return [
+            *_differences("session", self.sessions, sessions),
+            *_differences("roll-up", self.rollups, rollups),
+            *_differences("events", self.events, stored_events(dynamo)),
+            *_differences("quarantine", dict.fromkeys(self.quarantine), dict.fromkeys(dynamo.tables[NAMES.quarantine])),
+        ]
+
+    def _take(self, shard_id: str, at: str, payload: bytes) -> None:
+        self.payloads += 1
+        event = decode(payload)
+        if not isinstance(event, Event):
+            self.quarantine.add((shard_id, at))
+            return
+        name = (event.site_id, event.session_id)
+        session, positions = self._sessions.setdefault(name, (Session(*name), {}))
+        before = standing(session)
+        positions[shard_id] = at
+        if session.apply(event) is not Verdict.APPLIED:
+            self.duplicates += 1
+            return
+        after = standing(session)
+        self.events[f"{shard_id}={at}"] = encode(event)
+        for quarter in {quarter_of(event.timestamp), *(stand.quarter for stand in (before, after) if stand)}:
+            rollup = (event.site_id, quarter, shard_id)
+            folding = self._rollups[rollup][0] if rollup in self._rollups else Folding(RollUp(*rollup))
+            if quarter == quarter_of(event.timestamp):
+                folding.count_event(event, visitor_of(event))
+            folding.move_session(before, after)
+            self._rollups[rollup] = (folding, at)
+
+
+def stored_events(dynamo: FakeDynamo) -> dict[str, bytes]:
+    """The stored events by position; chunks may repeat them."""
+    from stream_consumer.items import read_chunk
+
+    return dict(pair for item in dynamo.tables[NAMES.session_events].values() for pair in read_chunk(item))
+
+
+def _payloads(data: bytes) -> list[bytes]:
+    record = decode_record(data)
+    return [one.data for one in record.records] if isinstance(record, Aggregate) else [data]
+
+
+def _differences(what: str, wanted: dict[Any, Any], found: dict[Any, Any]) -> list[str]:
+    return [
+        f"{what} {key}: {'missing' if key not in found else 'too many' if key not in wanted else 'differs'}"
+        for key in wanted.keys() | found.keys()
+        if key not in found or key not in wanted or wanted[key] != found[key]
+    ]

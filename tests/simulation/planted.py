@@ -1,0 +1,139 @@
+"""Faults planted into the consumer: a simulation that lets one of them pass would prove nothing."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from stream_consumer import consume as consumer
+from stream_consumer import kinesis_batch, seen
+from stream_consumer.kinesis_batch import Batch
+from stream_consumer.seen import Verdict
+from stream_consumer.table import Tables, Unavailable
+from tests.simulation.fold import Folded
+from tests.simulation.logs import TOPOLOGIES, random_shards
+from tests.simulation.world import World
+
+_fold, _write_rollups, _write_sessions, _consume = (
+    consumer._fold,
+    consumer._write_rollups,
+    consumer._write_sessions,
+    consumer.consume,
+)
+
+
+def _sessions_first(arrived: Any, shard_id: str, store: Any) -> Any:
+    folded, changes = _fold(arrived, shard_id, store)
+    failures = _write_sessions(list(folded.values()), shard_id, store)
+    consumer._raise_first(failures)
+    return folded, changes
+
+
+def _newer_than_held(self: Tables, table: str, item: Any, base: str | None) -> None:
+    try:
+        self._client.put_item(TableName=table, Item=item, ConditionExpression="attribute_not_exists(pk) OR pos < :new")
+    except (ClientError, BotoCoreError) as error:
+        raise Unavailable(str(error)) from error
+
+
+def _past_the_failed_record(batch: Batch, store: Any) -> Any:
+    """Each record for itself, on past a failed one; answers the lowest that failed."""
+    outcomes = [_consume(Batch(batch.shard_id, entry.sequence_number, 1, [entry]), store) for entry in batch.entries]
+    failed = [outcome for outcome in outcomes if outcome.failed_from is not None]
+    return min(failed, key=lambda outcome: int(outcome.failed_from)) if failed else outcomes[0]
+
+
+def _one_position_for_all_shards(arrived: Any, shard_id: str, store: Any) -> Any:
+    return _fold(arrived, "all", store)
+
+
+def _two_batches_at_once(batch: Batch, store: Any) -> Any:
+    """The batch's second half begins before its first half is written."""
+    if len(batch.entries) < 2:
+        return _consume(batch, store)
+    half = len(batch.entries) // 2
+    first = Batch(batch.shard_id, batch.first_sequence_number, half, batch.entries[:half])
+    rest = batch.entries[half:]
+    second = Batch(batch.shard_id, rest[0].sequence_number, len(rest), rest)
+    outcomes = []
+
+    def rollups_of_the_first(changes: Any, shard_id: str, its_store: Any) -> int:
+        with mock.patch.object(consumer, "_write_rollups", _write_rollups):
+            outcomes.append(_consume(second, store))
+        return _write_rollups(changes, shard_id, its_store)
+
+    with mock.patch.object(consumer, "_write_rollups", rollups_of_the_first):
+        outcome = _consume(first, store)
+    return outcome if outcome.failed_from is not None else outcomes[-1] if outcomes else outcome
+
+
+def _unpadded(sequence_number: str, index: int) -> str:
+    return f"{sequence_number}.{index}"
+
+
+#: name -> (what is replaced, by what). ``None``: the fault is in the log, not in the consumer.
+PLANTED: dict[str, tuple[Any, str, Callable[..., Any]] | None] = {
+    "sessions written before roll-ups": (consumer, "_fold", _sessions_first),
+    "condition position < new": (Tables, "_save", _newer_than_held),
+    "going on past a failed record": (consumer, "consume", _past_the_failed_record),
+    "two concurrent batches of one shard": (consumer, "consume", _two_batches_at_once),
+    "one position for all shards": (consumer, "_fold", _one_position_for_all_shards),
+    "positions compared as unpadded strings": (kinesis_batch, "position", _unpadded),
+    "an aggregate that straddles shards": None,
+    "no memory of event ids": (seen.Seen, "admit", lambda self, event: Verdict.APPLIED),
+}
+
+
+@contextmanager
+def planted(name: str | None) -> Iterator[bool]:
+    """Switch a fault on; yields whether logs shall have aggregates that straddle shards."""
+    fault = PLANTED[name] if name else None
+    if fault is None:
+        yield name is not None
+        return
+    with mock.patch.object(*fault[:2], fault[2]):
+        yield False
+
+
+def simulate(seed: int, fault: str | None = None) -> tuple[World, list[str]]:
+    """One random schedule; the world at its end, and where the tables are not the fold of the log."""
+    rng = random.Random(seed)
+    straddling = fault is not None and PLANTED[fault] is None
+    shards = random_shards(rng, rng.randint(2, 12), rng.choice(list(TOPOLOGIES)), straddling=straddling)
+    wanted = Folded(shards)
+    world = World(
+        shards,
+        rng,
+        fault_rate=rng.choice((0.0, 0.1, 0.3)),
+        batch_size=rng.choice((1, 2, 4, 9)),
+        bisect=rng.random() < 0.7,
+        interleave=rng.choice((0.0, 0.2)),
+    )
+    with planted(fault):
+        world.run()
+    return world, wanted.differences(world.dynamo)
+
+
+def lost_or_doubled(world: World, wanted: Folded) -> bool:
+    """Whether figures are wrong, not only positions: what a planted fault must lead to."""
+    from stream_consumer.items import read_session
+    from tests.simulation.world import NAMES
+
+    found = {key[0]: read_session(item).session for key, item in world.dynamo.tables[NAMES.sessions].items()}
+    there = {key: read_session(item).session for key, item in wanted.sessions.items()}
+    return found != there or _totals(wanted.rollups.values()) != _totals(
+        item for key, item in world.dynamo.tables[NAMES.rollups].items() if key[0] != "sites"
+    )
+
+
+def _totals(items: Any) -> list[int]:
+    from stream_consumer.items import read_rollup
+
+    rollups = [read_rollup(item).rollup for item in items]
+    events = sum(minute[0] for rollup in rollups for minute in rollup.minutes)
+    return [events, *map(sum, zip(*(rollup.sessions for rollup in rollups), strict=True))]

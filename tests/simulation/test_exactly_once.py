@@ -1,0 +1,46 @@
+"""The tables equal the fold of the log, whatever fails; and a consumer with a fault planted is caught.
+
+`make simulate` runs more of the same for longer.
+"""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.simulation.exhaustive import check, small_logs
+from tests.simulation.planted import PLANTED, simulate
+
+# Every small log is simulated somewhere; these are shared out so that two processes can do them at once.
+EXHAUSTIVE_LOGS = [*small_logs(1), *small_logs(2), *small_logs(3)[::6]]
+PARTS = 8
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_every_schedule_of_small_logs(part: int, record_property) -> None:
+    """Each way to cut each log into batches, each fault at each write, each second fault at each write after it."""
+    ran, injected, wrong = check(EXHAUSTIVE_LOGS[part::PARTS])
+    record_property("schedules", ran)
+    record_property("faults", injected.total())
+    record_property("wrong", len(wrong))
+    assert not wrong, wrong[:3]
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.integers(0, 2**63))
+def test_random_schedules_of_larger_logs(seed: int) -> None:
+    """Aggregates, reshards, redelivery, bisects, stale reads, late writes. A failing one: `python -m tests.simulation SEED`."""
+    world, wrong = simulate(seed)
+    assert not wrong, f"replay it with: python -m tests.simulation {seed}\n{wrong}"
+    assert world.ledger.applied <= world.ledger.received
+
+
+@pytest.mark.parametrize("fault", PLANTED)
+def test_a_planted_fault_is_caught(fault: str) -> None:
+    caught = [seed for seed in range(150) if simulate(seed, fault)[1]]
+    assert caught, f"150 schedules did not notice: {fault}"
+
+
+def test_a_seed_replays_the_same_run() -> None:
+    first, second = simulate(11)[0], simulate(11)[0]
+    assert first.dynamo.tables == second.dynamo.tables
+    assert (first.dynamo.faults, first.ledger) == (second.dynamo.faults, second.ledger)
