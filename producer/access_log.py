@@ -237,7 +237,7 @@ def page_views(sources: Sequence[Source], settings: ImportSettings, tally: Tally
             continue
         tally.view(logged.visitor, not session.viewed)
         session.viewed = True
-        yield msgspec.structs.replace(logged.event, session_id=session.session_id)
+        yield msgspec.structs.replace(logged.event, session_id=session.session_id, timestamp=session.view(logged.at))
 
 
 class Session(Struct):
@@ -247,6 +247,16 @@ class Session(Struct):
     first: int
     last: int
     viewed: bool = False
+    viewed_at: int = -1
+    views_then: int = 0
+
+    def view(self, at: int) -> int:
+        """The event time (ms) of a page view asked for at ``at``. A log tells times to the second; a session's
+        page views of one second keep their order by milliseconds, or entry and exit page would be any of them.
+        """
+        self.views_then = self.views_then + 1 if at == self.viewed_at else 0
+        self.viewed_at = at
+        return at + min(self.views_then, 999)
 
 
 class Sessions:

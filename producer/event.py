@@ -230,6 +230,9 @@ def parse(raw: bytes | Raw, received: Received) -> Event | Rejected:
     )
     if b"\\u0000" in data and (refused := _nul(event)):
         return refused
+    # What was completed may be longer than what came; what a reader would refuse is refused here.
+    if len(data) > MAX_EVENT_BYTES // 2 and (size := len(encode(event))) > MAX_EVENT_BYTES:
+        return Rejected(Reason.TOO_LARGE, f"{size} bytes with what was completed; at most {MAX_EVENT_BYTES}")
     return event
 
 

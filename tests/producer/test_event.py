@@ -211,7 +211,6 @@ def test_parse_request_never_raises_and_answers_for_each_event(body):
             assert len(outcomes) == len(json.loads(body))
 
 
-@pytest.mark.xfail(strict=True, reason="parse bounds what it is given, not yet what it makes of it")
 def test_what_parse_accepts_fits_the_stream_also_at_the_limit():
     wide = rb"\u0001"
     raw = b'{"event_type":"x","page_url":"%b","referrer":"%b","element_href":"%b"}' % (
