@@ -28,6 +28,7 @@ from stream_consumer.items import (
     site_item,
 )
 from stream_consumer.kinesis_batch import Arrived, Batch, Poison
+from stream_consumer.quarantine import PoisonGauge
 from stream_consumer.rollup import Folding, RollUp, Standing, quarter_of, standing, visitor_of
 from stream_consumer.seen import Verdict
 from stream_consumer.session import Session
@@ -98,8 +99,13 @@ class _Change:
     after: Standing | None
 
 
-def consume(batch: Batch, store: Store) -> Outcome:
-    """Apply a batch. Raises nothing for poison or for an unavailable table: the outcome says so."""
+def consume(batch: Batch, store: Store, gauge: PoisonGauge | None = None) -> Outcome:
+    """Apply a batch. Raises nothing for poison or for an unavailable table: the outcome says so.
+
+    With a ``gauge``, a batch of a shard that is mostly poison is given back whole.
+    """
+    if gauge and (why := gauge.too_much(batch)):
+        return Outcome(failed_from=batch.first_sequence_number, failure=why)
     poison = [entry for entry in batch.entries if isinstance(entry, Poison)]
     arrived = [entry for entry in batch.entries if isinstance(entry, Arrived)]
     failure = ""

@@ -14,6 +14,7 @@ from aws_lambda_powertools import Logger
 from stream_consumer.consume import Outcome, consume
 from stream_consumer.kinesis_batch import Batch, read
 from stream_consumer.metrics import SERVICE, emit
+from stream_consumer.quarantine import PoisonGauge
 from stream_consumer.table import TableNames, Tables
 
 if TYPE_CHECKING:
@@ -24,15 +25,19 @@ logger = Logger(service=SERVICE)
 
 @dataclass(frozen=True)
 class ConsumerSettings:
-    """What the environment decides. ``writers`` is how many saves wait for DynamoDB at once."""
+    """What the environment decides. ``writers`` is how many saves wait for DynamoDB at once; above
+    ``max_poison_share`` of poison the consumer stops, and at 1 never.
+    """
 
     tables: TableNames
     writers: int = 16
+    max_poison_share: float = 0.5
     tracing: bool = False
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> ConsumerSettings:
-        """Read LIVEINSIGHT_*_TABLE and LIVEINSIGHT_WRITERS; the defaults are those of ``make run``.
+        """Read LIVEINSIGHT_*_TABLE, LIVEINSIGHT_WRITERS and LIVEINSIGHT_MAX_POISON_SHARE; the default tables
+        are those of ``make run``.
 
         Tracing is on where X-Ray listens (Lambda says so by AWS_XRAY_DAEMON_ADDRESS) unless
         POWERTOOLS_TRACE_DISABLED is set.
@@ -46,6 +51,7 @@ class ConsumerSettings:
                 quarantine=environ.get("LIVEINSIGHT_QUARANTINE_TABLE", "liveinsight-local-quarantine"),
             ),
             writers=int(environ.get("LIVEINSIGHT_WRITERS", "16")),
+            max_poison_share=float(environ.get("LIVEINSIGHT_MAX_POISON_SHARE", "0.5")),
             tracing=bool(environ.get("AWS_XRAY_DAEMON_ADDRESS")) and not disabled,
         )
 
@@ -60,10 +66,10 @@ def handler(event: Mapping[str, Any], context: Any) -> dict[str, list[dict[str, 
     batch = read(event)
     tracer = _tracer()
     if tracer is None:
-        outcome = consume(batch, _tables())
+        outcome = consume(batch, _tables(), _gauge())
     else:
         with tracer.provider.in_subsegment("## consume") as segment:
-            outcome = consume(batch, _tables())
+            outcome = consume(batch, _tables(), _gauge())
             segment.put_annotation("shard", batch.shard_id)
             segment.put_metadata("records", batch.records)
     _report(batch, outcome, (time.perf_counter() - started) * 1000)
@@ -96,6 +102,11 @@ def _report(batch: Batch, outcome: Outcome, elapsed_ms: float) -> None:
 @cache
 def _settings() -> ConsumerSettings:
     return ConsumerSettings.from_environ(os.environ)
+
+
+@cache
+def _gauge() -> PoisonGauge:
+    return PoisonGauge(limit=_settings().max_poison_share)
 
 
 @cache
