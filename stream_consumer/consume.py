@@ -186,7 +186,7 @@ def _write_rollups(changes: Sequence[_Change], shard_id: str, store: Store) -> i
         for change in pending:
             if quarter_of(change.event.timestamp) == name[1]:
                 folding.count_event(change.event, visitor_of(change.event))
-            folding.move_session(change.before, change.after)
+        folding.move_sessions([(change.event.session_id, change.before, change.after) for change in pending])
         writes.append((rollup_item(folding.rollup(), pending[-1].position), base.position if base else None))
     store.put_sites([site_item(site_id) for site_id in sorted(new_sites)])
     _raise_first(store.each(lambda write: store.save_rollup(*write), writes))

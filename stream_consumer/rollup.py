@@ -8,7 +8,7 @@ of shards and quarters merge into those of a day or a site by adding.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from msgspec import Struct, field
@@ -80,6 +80,9 @@ class Counter(Struct, array_like=True):
             row[place] += amount
         if row is not self.other and not any(row):
             del self.rows[label]
+
+
+_EMPTY = Counter()
 
 
 class RollUp(Struct, array_like=True):
@@ -194,6 +197,34 @@ class Folding:
             self._add_session(old, tuple(-amount for amount in old.amounts))
         if new:
             self._add_session(new, new.amounts)
+
+    def move_sessions(self, moves: Sequence[tuple[str, Standing | None, Standing | None]]) -> None:
+        """Each of ``(session id, before, after)`` in order. Where no bound can be reached on the way, sums do
+        not depend on the way, and each session is moved once, from its first standing to its last.
+        """
+        if not self._has_room(moves):
+            for _, before, after in moves:
+                self.move_session(before, after)
+            return
+        first: dict[str, Standing | None] = {}
+        last: dict[str, Standing | None] = {}
+        for session_id, before, after in moves:
+            first.setdefault(session_id, before)
+            last[session_id] = after
+        for session_id, before in first.items():
+            self.move_session(before, last[session_id])
+
+    def _has_room(self, moves: Sequence[tuple[str, Standing | None, Standing | None]]) -> bool:
+        """Whether every label of the moves has room in its counter, whichever come first."""
+        standings = {stand.labels for _, *both in moves for stand in both if stand}
+        for at, (dimension, room) in enumerate(SESSION_DIMENSIONS.items()):
+            counter = self._rollup.counters.get(dimension) or _EMPTY
+            if counter.other:
+                return False
+            may_be = len(counter.rows) + len(standings)
+            if may_be > room and len(counter.rows.keys() | {labels[at] for labels in standings}) > room:
+                return False
+        return True
 
     def rollup(self) -> RollUp:
         """The roll-up as folded so far, ready to be stored: what sessions left behind empty is not in it."""

@@ -1,4 +1,5 @@
 from collections import Counter as Tally
+from unittest import mock
 
 import msgspec
 from hypothesis import given
@@ -105,6 +106,26 @@ def test_while_no_bound_is_reached_any_order_gives_the_same_bytes(events, random
         assert not any(rollup.sessions)
         assert not any(map(any, rollup.minutes))
     assert all(there[quarter] == here[quarter] for quarter in there.keys() & here.keys())
+
+
+@given(logs, st.integers(1, 4))
+def test_sessions_moved_at_once_leave_the_same_bytes_as_moved_step_by_step(events, room) -> None:
+    """Also where the bounds are reached: then they are moved step by step."""
+    with mock.patch.dict(SESSION_DIMENSIONS, dict.fromkeys(SESSION_DIMENSIONS, room)):
+        sessions: dict[str, Session] = {}
+        moves = []
+        for event in events:
+            session = sessions.setdefault(event.session_id, Session("blog", event.session_id))
+            before = standing(session)
+            session.apply(event)
+            moves.append((event.session_id, before, standing(session)))
+        for cut in range(len(moves) + 1):
+            stepwise, at_once = Folding(RollUp("blog", NOON, "s")), Folding(RollUp("blog", NOON, "s"))
+            for _, before, after in moves:
+                stepwise.move_session(before, after)
+            at_once.move_sessions(moves[:cut])
+            at_once.move_sessions(moves[cut:])
+            assert encode(at_once.rollup()) == encode(stepwise.rollup())
 
 
 def test_a_session_counts_where_it_began_and_moves_when_an_earlier_event_comes() -> None:
