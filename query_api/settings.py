@@ -39,12 +39,7 @@ class ApiSettings:
                     f"LIVEINSIGHT_API_ALLOWED_ORIGINS: {origin!r} is neither * nor like https://example.com"
                 )
         return cls(
-            TableNames(
-                sessions=environ.get("LIVEINSIGHT_SESSIONS_TABLE", "liveinsight-local-sessions"),
-                session_events=environ.get("LIVEINSIGHT_SESSION_EVENTS_TABLE", "liveinsight-local-session-events"),
-                rollups=environ.get("LIVEINSIGHT_ROLLUPS_TABLE", "liveinsight-local-rollups"),
-                quarantine=environ.get("LIVEINSIGHT_QUARANTINE_TABLE", "liveinsight-local-quarantine"),
-            ),
+            TableNames.from_environ(environ),
             allowed_origins=allowed,
             live_lifetime=_number(environ, "LIVEINSIGHT_API_LIVE_SECONDS", cls.live_lifetime, 0, 30),
             recent_lifetime=_number(environ, "LIVEINSIGHT_API_RECENT_SECONDS", cls.recent_lifetime, 0, 300),

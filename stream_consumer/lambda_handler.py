@@ -44,12 +44,7 @@ class ConsumerSettings:
         """
         disabled = environ.get("POWERTOOLS_TRACE_DISABLED", "").lower() in {"1", "true", "yes", "on"}
         return cls(
-            TableNames(
-                sessions=environ.get("LIVEINSIGHT_SESSIONS_TABLE", "liveinsight-local-sessions"),
-                session_events=environ.get("LIVEINSIGHT_SESSION_EVENTS_TABLE", "liveinsight-local-session-events"),
-                rollups=environ.get("LIVEINSIGHT_ROLLUPS_TABLE", "liveinsight-local-rollups"),
-                quarantine=environ.get("LIVEINSIGHT_QUARANTINE_TABLE", "liveinsight-local-quarantine"),
-            ),
+            TableNames.from_environ(environ),
             writers=int(environ.get("LIVEINSIGHT_WRITERS", "16")),
             max_poison_share=float(environ.get("LIVEINSIGHT_MAX_POISON_SHARE", "0.5")),
             tracing=bool(environ.get("AWS_XRAY_DAEMON_ADDRESS")) and not disabled,

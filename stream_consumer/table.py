@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -56,6 +56,16 @@ class TableNames:
     session_events: str
     rollups: str
     quarantine: str
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> TableNames:
+        """Read LIVEINSIGHT_SESSIONS_TABLE and so on; where one is not set, it is that of ``make run``."""
+        return cls(
+            sessions=environ.get("LIVEINSIGHT_SESSIONS_TABLE") or "liveinsight-local-sessions",
+            session_events=environ.get("LIVEINSIGHT_SESSION_EVENTS_TABLE") or "liveinsight-local-session-events",
+            rollups=environ.get("LIVEINSIGHT_ROLLUPS_TABLE") or "liveinsight-local-rollups",
+            quarantine=environ.get("LIVEINSIGHT_QUARANTINE_TABLE") or "liveinsight-local-quarantine",
+        )
 
 
 class Tables:

@@ -111,6 +111,20 @@ def test_a_failure_is_shared_by_those_who_waited_and_not_kept(clock) -> None:
     assert values.get("a", Counting(clock)).value == 1
 
 
+def test_a_value_that_came_between_looking_and_computing_is_taken(clock) -> None:
+    class ComesLate:
+        looks = 0
+
+        def get(self, key):
+            self.looks += 1
+            return Fresh("theirs", clock.now + 1) if self.looks > 1 else None
+
+        def set(self, key, value, timeout):
+            raise AssertionError("nothing is computed")
+
+    assert Shared(ComesLate(), clock).get("a", Counting(clock)).value == "theirs"
+
+
 def test_different_keys_do_not_wait_for_each_other(clock) -> None:
     values, meet = shared(clock), threading.Barrier(4, timeout=10)
 

@@ -1,7 +1,7 @@
 import contextlib
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from query_api import parameters
@@ -101,6 +101,7 @@ def test_session_ids_are_those_that_events_may_have(text, possible) -> None:
     assert parameters.is_session_id(text) is possible
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(["site", "from", "to", "limit", "page", "page_size"]), st.text(max_size=40)))
 @example({"from": "2023-W01"})
 def test_any_text_is_either_understood_or_refused(arguments) -> None:
@@ -114,6 +115,7 @@ def test_any_text_is_either_understood_or_refused(arguments) -> None:
             parse(arguments)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 4 * 10**12), st.integers(1, 300 * DAY_MS))
 def test_a_range_is_widened_to_quarters_and_by_less_than_one(start, length) -> None:
     found = parameters.span({"from": str(start), "to": str(start + length)}, NOW)

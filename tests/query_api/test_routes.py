@@ -86,8 +86,8 @@ def stored():
         )
         consumer.consume(visit("eve", NOW - 45 * MINUTE_MS, "page_view", page="/b"), "shardId-000000000001")
         consumer.consume(visit("default-site", NOW - MINUTE_MS, "page_view", site="default"))
-        for number in range(60):
-            consumer.consume(visit(f"v{number:02}", NOW - 5 * MINUTE_MS + number * 1000, "page_view", site="busy"))
+        starts = {f"v{number:02}": NOW - 5 * MINUTE_MS + number * 1000 for number in range(60)}
+        consumer.consume([visit(name, at, "page_view", site="busy")[0] for name, at in starts.items()])
         yield client
 
 
@@ -313,8 +313,8 @@ def test_what_has_no_room_of_its_own_comes_last(stored) -> None:
     at = NOON - 10 * 24 * HOUR
     consumer.consume(
         [
-            an_event(number, site_id="wide", session_id=f"w{number}", timestamp=at, page_url=f"/{number}")
-            for number in range(410)
+            an_event(number, site_id="wide", timestamp=at, page_url=f"/{number - 1}", source="tab", seq=number)
+            for number in range(1, 411)
         ]
     )
     site = Site(stored)

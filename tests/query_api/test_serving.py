@@ -66,7 +66,7 @@ def test_it_serves_and_stops_with_0_though_dynamodb_is_gone_and_a_client_holds_o
 
 def connected(port) -> http.client.HTTPConnection:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
-    for _ in range(100):
+    for _ in range(400):
         try:
             connection.connect()
         except ConnectionRefusedError:
