@@ -70,7 +70,7 @@ class Chart {
     this.container = container;
     this.model = null;
     this.cursor = null; // the moment (ms) that is read, so that it stays while figures move on
-    this.drawing = svg("svg", { tabindex: 0, role: "slider", "aria-label": label, "aria-valuemin": 0, focusable: "true" });
+    this.drawing = svg("svg", { tabindex: 0, role: "slider", "aria-label": label, "aria-valuemin": 0 });
     this.readout = element("div", { class: "readout", "aria-hidden": "true" });
     this.readout.hidden = true;
     container.append(this.drawing, this.readout);
@@ -149,14 +149,15 @@ class Chart {
     const shown = index ?? this.last();
     if (shown >= 0) {
       const [heading, ...rows] = this.describe(shown);
-      set(this.drawing, { "aria-valuenow": shown, "aria-valuetext": [heading, ...rows.map((row) => row.join(" "))].join(", ") });
+      const text = [heading, ...rows.map((row) => row.join(" "))].join(", ");
+      set(this.drawing, { "aria-valuenow": shown, "aria-valuetext": text });
     }
     this.readout.hidden = index === null;
     this.mark(index);
     if (index === null) return;
     const [heading, ...rows] = this.describe(index);
-    const lines = [element("p", { text: heading }), ...rows.map(([amount, label]) => element("p", {}, element("b", { text: amount }), ` ${label}`))];
-    this.readout.replaceChildren(...lines);
+    const lines = rows.map(([amount, label]) => element("p", {}, element("b", { text: amount }), ` ${label}`));
+    this.readout.replaceChildren(element("p", { text: heading }), ...lines);
     const x = this.x(index);
     const room = this.container.clientWidth;
     const width = this.readout.offsetWidth;
@@ -212,8 +213,9 @@ export class TimeChart extends Chart {
       setText(node, compact(amount));
     });
     const span = (ms) => this.left + ((ms - from) / (to - from)) * (this.right - this.left);
-    const moments = timeTicks(from, to, Math.max(2, Math.floor((this.right - this.left) / 60)));
-    pool(this.times, moments.filter((ms) => span(ms) >= this.left - 1 && span(ms) <= width - 18), () => svg("text", {}), (node, ms) => {
+    const moments = timeTicks(from, to, Math.max(2, Math.floor((this.right - this.left) / 60)))
+      .filter((ms) => span(ms) <= width - 18);
+    pool(this.times, moments, () => svg("text", {}), (node, ms) => {
       set(node, { x: span(ms).toFixed(1), y: height - 4 });
       setText(node, tickLabel(ms));
     });
@@ -225,14 +227,17 @@ export class TimeChart extends Chart {
       for (let index = Math.max(0, first); index < end; index += 1) spots.push(spot(index, place));
       return spots.length ? `M${spots.join("L")}` : "";
     };
-    pool(this.lines, shown, () => svg("path", {}), (node, { place, style }) => set(node, { class: `line ${style}`, d: path(0, closed, place) }));
+    pool(this.lines, shown, () => svg("path", {}), (node, { place, style }) => {
+      set(node, { class: `line ${style}`, d: path(0, closed, place) });
+    });
     // What is still counting is drawn apart, lest it look like a fall.
     pool(this.openings, open ? shown : [], () => svg("path", {}), (node, { place, style }) => {
       set(node, { class: `line open ${style}`, d: path(closed - 1, points.length, place) });
     });
     const filled = closed > 1 ? shown.filter((one) => one.style === "accent") : [];
     pool(this.fills, filled, () => svg("path", { class: "fill" }), (node, { place }) => {
-      set(node, { d: `${path(0, closed, place)}L${this.x(closed - 1).toFixed(1)},${this.bottom}L${this.x(0).toFixed(1)},${this.bottom}Z` });
+      const ground = `L${this.x(closed - 1).toFixed(1)},${this.bottom}L${this.x(0).toFixed(1)},${this.bottom}Z`;
+      set(node, { d: path(0, closed, place) + ground });
     });
   }
 
@@ -280,18 +285,25 @@ export class MinuteBars extends Chart {
     const most = Math.max(...sums, 1);
     const tall = (amount) => (amount / most) * (bottom - top);
     set(this.base, { x1: 0, x2: width, y1: bottom + 0.5, y2: bottom + 0.5 });
-    const rows = points.map((point, index) => ({ index, views: tall(point.values[0]), all: tall(sums[index]), at: point.at }));
+    const rows = points.map((point, index) => ({ index, views: tall(point.values[0]), all: tall(sums[index]) }));
     const place = (node, index, up, size) => set(node, {
-      x: (index * this.pitch + 1).toFixed(1), width: bar.toFixed(1), y: (bottom - up).toFixed(1), height: Math.max(0, size).toFixed(1),
+      x: (index * this.pitch + 1).toFixed(1),
+      y: (bottom - up).toFixed(1),
+      width: bar.toFixed(1),
+      height: Math.max(0, size).toFixed(1),
     });
-    pool(this.tops, rows, () => svg("rect", { class: "bar soft" }), (node, row) => place(node, row.index, row.all, row.all - row.views));
-    pool(this.bottoms, rows, () => svg("rect", { class: "bar accent" }), (node, row) => place(node, row.index, row.views, row.views));
+    pool(this.tops, rows, () => svg("rect", { class: "bar soft" }), (node, { index, all, views }) => {
+      place(node, index, all, all - views);
+    });
+    pool(this.bottoms, rows, () => svg("rect", { class: "bar accent" }), (node, { index, views }) => {
+      place(node, index, views, views);
+    });
     set(this.greatest, { x: width, y: 9 });
     setText(this.greatest, `peak ${compact(Math.max(...sums))}`);
-    const marks = [0, 0.5, 1].map((part) => ({ x: part * width, text: clock(points[Math.round(part * (points.length - 1))].at), anchor: ["start", "middle", "end"][part * 2] }));
-    pool(this.times, marks, () => svg("text", {}), (node, mark) => {
-      set(node, { x: mark.x.toFixed(1), y: height - 4, "text-anchor": mark.anchor });
-      setText(node, mark.text);
+    const marks = [[0, "start"], [0.5, "middle"], [1, "end"]];
+    pool(this.times, marks, () => svg("text", {}), (node, [part, anchor]) => {
+      set(node, { x: (part * width).toFixed(1), y: height - 4, "text-anchor": anchor });
+      setText(node, clock(points[Math.round(part * (points.length - 1))].at));
     });
   }
 

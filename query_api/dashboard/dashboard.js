@@ -7,7 +7,7 @@
 import { MinuteBars, TimeChart } from "./chart.js";
 import {
   ago, at, clip, clock, clockSeconds, count, counted, country, duration, element, keyed, link, moment, money, pageLabel,
-  percent, roundPercent, setText, setTitle, timezone, webUrl,
+  percent, roundPercent, setText, setTitle, timezone,
 } from "./rendering.js";
 
 const LIVE_MS = 2_000;
@@ -37,6 +37,8 @@ const PRESETS = {
   "7d": { length: 7 * DAY, label: "last 7 days" },
 };
 const DEFAULT_RANGE = "24h";
+
+const NOT_AS_AGREED = "The query API’s answer is not as agreed.";
 
 const $ = (id) => document.getElementById(id);
 
@@ -72,12 +74,15 @@ async function ask(path, parameters, signal) {
   try {
     // "no-cache" asks the server each time, and is answered 304 for what has not changed.
     response = await fetch(url, {
-      signal: AbortSignal.any([signal, AbortSignal.timeout(TIMEOUT_MS)]), cache: "no-cache", headers: { accept: "application/json" },
+      signal: AbortSignal.any([signal, AbortSignal.timeout(TIMEOUT_MS)]),
+      cache: "no-cache",
+      headers: { accept: "application/json" },
     });
     text = await response.text();
   } catch (error) {
     signal.throwIfAborted();
-    throw new ApiError(error.name === "TimeoutError" ? `The query API has not answered within ${TIMEOUT_MS / 1000} s.` : "The query API cannot be reached.");
+    if (error.name !== "TimeoutError") throw new ApiError("The query API cannot be reached.");
+    throw new ApiError(`The query API has not answered within ${TIMEOUT_MS / 1000} s.`);
   }
   learnClock(response);
   let body;
@@ -88,9 +93,10 @@ async function ask(path, parameters, signal) {
   }
   if (!response.ok) {
     const wait = Number(response.headers.get("retry-after")) * 1000 || 0;
-    throw new ApiError(clip(body?.error || `The query API answered with status ${response.status}.`), response.status, wait);
+    const cause = body?.error || `The query API answered with status ${response.status}.`;
+    throw new ApiError(clip(cause), response.status, wait);
   }
-  if (body === undefined || body === null) throw new ApiError("The query API answered with something that is not JSON.", response.status);
+  if (body === undefined || body === null) throw new ApiError("The query API’s answer is not JSON.", response.status);
   return body;
 }
 
@@ -106,7 +112,7 @@ class Poller {
     this.running = null;
   }
 
-  /** Begin at once, giving up what is under way. */
+  /** Begin at once, giving up what is under way; in a hidden tab only give it up. */
   restart() {
     this.stop();
     if (document.hidden) return;
@@ -137,7 +143,8 @@ class Poller {
       if (!(error instanceof ApiError)) console.error(error);
       this.failures += 1;
       this.error = error;
-      const backoff = Math.min(LONGEST_WAIT_MS, this.interval() * 2 ** (this.failures - 1)) * (0.75 + Math.random() / 2);
+      const jitter = 0.75 + Math.random() / 2;
+      const backoff = Math.min(LONGEST_WAIT_MS, this.interval() * 2 ** (this.failures - 1)) * jitter;
       wait = Math.max(backoff, Math.min(error.retryAfter || 0, LONGEST_WAIT_MS));
     }
     this.nextAt = Date.now() + wait;
@@ -163,7 +170,7 @@ async function fill(requests, signal) {
         show(answer.value);
       } catch (error) {
         console.error(error);
-        problem = "Not up to date. The query API’s answer is not as agreed.";
+        problem = `Not up to date. ${NOT_AS_AGREED}`;
       }
     }
     setProblem(panel, problem);
@@ -290,6 +297,7 @@ async function askLive(signal) {
 }
 
 function clearLive() {
+  announced = { count: null, at: 0 };
   setText($("visitors-now"), "–");
   setText($("active-note"), "");
   setText($("active-count"), "");
@@ -353,7 +361,9 @@ function sessionRow() {
   const title = element("button", { type: "button", class: "title data" });
   const page = element("span", { class: "path data" });
   const row = element("tr", {}, element("td", { class: "page" }, title, page));
-  for (const kind of ["second", "second", "third device", "number third", "number", "number age"]) row.append(element("td", { class: `${kind} data` }));
+  for (const kind of ["second", "second", "third device", "number third", "number", "number age"]) {
+    row.append(element("td", { class: `${kind} data` }));
+  }
   title.addEventListener("click", () => openSession(row.dataset.key));
   row.addEventListener("click", (event) => {
     if (event.target !== title) title.click();
@@ -369,7 +379,7 @@ function updateSessionRow(row, session) {
   setTitle(page, clip(session.current_page || ""));
   setText(source, clip(session.source || "Direct"));
   setText(where, country(session.country));
-  setText(device, [session.device, session.browser].filter(Boolean).map((part) => clip(part, 40)).join(" · ") || "–");
+  setText(device, joined(session.device, session.browser) || "–");
   setText(pages, count(session.page_views));
   setText(lasted, duration(session.duration));
   age.dataset.at = at(session.last_activity);
@@ -401,7 +411,10 @@ async function askStatistics(signal) {
   const list = { ...parameters, limit: LIST_LENGTH };
   const requests = [
     { panel: "summary", path: "/api/statistics/summary/", parameters, show: showSummary },
-    { panel: "pages", path: "/api/statistics/pages/", parameters: list, show: (answer) => showRows("pages", answer.map(({ page, views }) => [page, views])) },
+    {
+      panel: "pages", path: "/api/statistics/pages/", parameters: list,
+      show: (answer) => showRows("pages", answer.map(({ page, views }) => [page, views])),
+    },
     ...["referrers", "sources", "devices"].map((name) => ({
       panel: name, path: `/api/statistics/${name}/`, parameters: list,
       show: ({ labels, data }) => showRows(name, labels.map((label, index) => [label, data[index]])),
@@ -410,7 +423,9 @@ async function askStatistics(signal) {
   const fits = to - from <= CHART_LONGEST;
   // Two thousand steps are much to ask for every 5 s, and hardly change.
   const large = (to - from) / STEP > MOST_POINTS;
-  if (fits && (!large || rounds % 6 === 0)) requests.push({ panel: "chart", path: "/api/statistics/hourly/", parameters, show: showSteps });
+  if (fits && (!large || rounds % 6 === 0)) {
+    requests.push({ panel: "chart", path: "/api/statistics/hourly/", parameters, show: showSteps });
+  }
   if (!fits) showNoChart();
   await fill(requests, signal);
   if (signal.aborted) return;
@@ -436,7 +451,8 @@ function showSummary(answer) {
   setText($("range-text"), `${moment(from, now())} – ${to > now() ? "now" : moment(to, now())}`);
   const rough = !answer.visitors_exact && answer.visitors_error > 0;
   setText($("visitors"), count(answer.visitors));
-  setText($("visitors-note"), rough ? `± ${count(Math.max(1, Math.round(answer.visitors * answer.visitors_error)))} (${percent(answer.visitors_error)})` : "exact");
+  const error = count(Math.max(1, Math.round(answer.visitors * answer.visitors_error)));
+  setText($("visitors-note"), rough ? `± ${error} (${percent(answer.visitors_error)})` : "exact");
   setTitle($("visitors-note"), rough ? "An estimate, with its standard error" : "");
   setText($("sessions"), count(answer.total_sessions));
   setText($("sessions-note"), `${count(answer.active_now)} active now`);
@@ -467,10 +483,11 @@ function showBars(listNode, rows, { page = false, whole = 0, nothing }) {
   const create = (row) => {
     if (row.amount === null) return element("li", { class: "nothing", text: nothing });
     const text = page ? pageLabel(row.label) : clip(row.label);
-    const label = page && webUrl(row.label) ? link(row.label, text) : element("span", { class: "data", text: text || "Unknown" });
+    const label = page ? link(row.label, text) : element("span", { class: "data", text: text || "Unknown" });
     label.classList.add("label");
     if (!label.title) label.title = text;
-    return element("li", { class: rest(row) ? "rest" : null }, element("span", { class: "fill", "aria-hidden": "true" }), label,
+    return element("li", { class: rest(row) ? "rest" : null },
+      element("span", { class: "fill", "aria-hidden": "true" }), label,
       element("span", { class: "share" }), element("span", { class: "amount" }));
   };
   keyed(listNode, items, (row) => row.label, create, (node, row) => {
@@ -502,10 +519,14 @@ function drawSteps() {
     points, step, open, series: SERIES,
     from: points[0]?.at ?? stretch.from,
     to: (points.at(-1)?.at ?? stretch.to - step) + step,
-    describe: (index) => [
-      `${moment(points[index].at, now())} – ${clock(points[index].at + step)}${open && index === points.length - 1 ? ", so far" : ""}`,
-      ...SERIES.flatMap(({ unit, shown }, place) => (shown ? [[count(points[index].values[place]), unit]] : [])),
-    ],
+    describe: (index) => {
+      const { at: start, values } = points[index];
+      const sofar = open && index === points.length - 1 ? ", so far" : "";
+      return [
+        `${moment(start, now())} – ${clock(start + step)}${sofar}`,
+        ...SERIES.flatMap(({ unit, shown }, place) => (shown ? [[count(values[place]), unit]] : [])),
+      ];
+    },
   });
 }
 
@@ -526,13 +547,14 @@ function showNoChart() {
   $("chart").hidden = true;
   setText($("chart-step"), "");
   $("chart-note").hidden = false;
-  setText($("chart-note"), "The chart shows 7 days at most. The figures above and the lists below are of the whole stretch.");
+  setText($("chart-note"), "The chart shows 7 days at most. Figures and lists are of the whole stretch.");
   setProblem("chart", "");
 }
 
 function showSeries() {
   keyed($("series"), SERIES, (one) => one.field, (one) => {
-    const button = element("button", { type: "button", class: "toggle" }, element("i", { class: `key line ${one.style}` }), one.label);
+    const key = element("i", { class: `key line ${one.style}` });
+    const button = element("button", { type: "button", class: "toggle" }, key, one.label);
     button.addEventListener("click", () => {
       if (one.shown && SERIES.filter((other) => other.shown).length === 1) return; // an empty chart tells nothing
       one.shown = !one.shown;
@@ -557,10 +579,11 @@ function describeEmptiness() {
   const site = clip(view.site, 64);
   setText($("empty-title"), known ? `Nothing from ${site} in this stretch of time` : `No data from ${site} yet`);
   setText($("empty-text"), known
-    ? "There are figures of other times: choose a longer range, or other dates. If there should be some now, see that each page carries the tracker:"
+    ? "Choose a longer range, or other dates. If there should be something now, see that each page has the tracker:"
     : "As soon as a page with the tracker is opened, its visitor appears here. To install it:");
   const attribute = view.site.replaceAll("&", "&amp;").replaceAll('"', "&quot;").replaceAll("<", "&lt;");
-  setText($("install-line"), `<script async src="https://YOUR-COLLECTOR/liveinsight.js" data-site="${attribute}"></script>`);
+  const source = "https://YOUR-COLLECTOR/liveinsight.js";
+  setText($("install-line"), `<script async src="${source}" data-site="${attribute}"></script>`);
 }
 
 /** The line that says how old the figures are, and the notice when they cannot be had. Runs every second. */
@@ -571,13 +594,13 @@ function showFreshness() {
   const oldest = ages.includes(null) ? null : Math.max(...ages);
   const latest = Math.max(...[summary?.as_of, realtime?.as_of].map(at).filter(Number.isFinite), -Infinity);
   $("freshness").dataset.state = failing.length ? "failing" : oldest === null ? "loading" : "live";
-  const updated = oldest === null ? (failing.length ? "Not updating" : "Loading") : oldest < 1000 ? "Updated now" : `Updated ${ago(oldest)}`;
-  setText($("updated"), updated);
+  const never = failing.length ? "Not updating" : "Loading";
+  setText($("updated"), oldest === null ? never : `Updated ${ago(oldest)}`);
   setText($("latest"), Number.isFinite(latest) ? `latest event ${ago(Math.max(0, now() - latest))}` : "");
   $("outage").hidden = failing.length === 0;
   if (failing.length) {
     const [{ error }] = failing;
-    setText($("outage-cause"), error instanceof ApiError ? error.message : "The query API’s answer is not as agreed.");
+    setText($("outage-cause"), error instanceof ApiError ? error.message : NOT_AS_AGREED);
     const shown = Math.max(...failing.map((poller) => poller.succeededAt ?? -Infinity));
     setText($("outage-consequence"), Number.isFinite(shown)
       ? `What you see is from ${clockSeconds(shown)}. The dashboard keeps trying.`
@@ -609,36 +632,40 @@ async function askSession(signal) {
   const path = `/api/sessions/${encodeURIComponent(opened.id)}/`;
   const parameters = { site: view.site };
   try {
-    const [session, events] = await Promise.all([ask(path, parameters, signal), ask(`${path}events/`, parameters, signal)]);
+    const [session, events] = await Promise.all(
+      [path, `${path}events/`].map((one) => ask(one, parameters, signal)),
+    );
     if (signal.aborted) return;
     showSession(session);
     showEvents(events.results ?? events);
     setProblem("session", "");
   } catch (error) {
-    if (!signal.aborted) setProblem("session", error.status === 404 ? "This session is no longer kept." : `Not up to date. ${error.message}`);
+    const problem = error.status === 404 ? "This session is no longer kept." : `Not up to date. ${error.message}`;
+    if (!signal.aborted) setProblem("session", problem);
     throw error;
   }
 }
 
 function showSession(session) {
   const active = session.active ?? now() - at(session.last_activity) < 30 * MINUTE;
-  const converted = session.conversions > 0 ? ` · ${counted(session.conversions, "conversion")}` : "";
+  const converted = session.conversions > 0 && counted(session.conversions, "conversion");
   setText($("session-title"), clip(session.current_title || pageLabel(session.current_page) || "Session"));
-  setText($("session-state"), `${active ? "Active" : "Ended"} · ${duration(session.duration)} · ${counted(session.page_views, "page view")}${converted}`);
-  const campaign = Object.entries(session.utm ?? {}).filter(([, value]) => value).map(([name, value]) => `${name}: ${value}`).join(", ");
-  const values = Object.entries(session.conversion_values ?? {}).map(([currency, value]) => money(value, currency)).join(", ");
-  const named = (...parts) => parts.filter(Boolean).map((part) => clip(part, 80)).join(" · ");
+  const channel = session.channel === session.source?.toLowerCase() ? "" : session.channel;
+  const views = counted(session.page_views, "page view");
+  setText($("session-state"), joined(active ? "Active" : "Ended", duration(session.duration), views, converted));
+  const campaign = Object.entries(session.utm ?? {}).filter(([, value]) => value).map((pair) => pair.join(": "));
+  const values = Object.entries(session.conversion_values ?? {}).map(([currency, value]) => money(value, currency));
   const facts = [
     ["Began", moment(at(session.started_at), now())],
-    ["Source", named(session.source || "Direct", session.channel !== session.source?.toLowerCase() && session.channel)],
+    ["Source", joined(session.source || "Direct", channel)],
     ["Referrer", session.referrer],
-    ["Campaign", campaign],
+    ["Campaign", campaign.join(", ")],
     ["Landed on", session.landing_url || session.entry_page],
     ["Now on", session.current_page],
     ["Scrolled", session.scroll_depth ? `${count(session.scroll_depth)} %` : ""],
-    ["Conversions worth", values],
-    ["From", named(session.country && country(session.country), session.language)],
-    ["Device", named(session.device, session.browser, session.os)],
+    ["Conversions worth", values.join(", ")],
+    ["From", joined(session.country && country(session.country), session.language)],
+    ["Device", joined(session.device, session.browser, session.os)],
     ["Visitor", session.user_id],
     ["Session", session.session_id],
   ].filter(([, value]) => value);
@@ -651,9 +678,15 @@ function showSession(session) {
     });
 }
 
+/** What is there of the parts, as one line. */
+function joined(...parts) {
+  return parts.filter(Boolean).map((part) => clip(part, 80)).join(" · ");
+}
+
 function showEvents(all) {
   const events = folded(all.slice(-MOST_EVENTS));
-  setText($("session-count"), all.length > MOST_EVENTS ? `last ${count(MOST_EVENTS)} of ${count(all.length)} events` : counted(all.length, "event"));
+  const part = all.length > MOST_EVENTS ? `last ${count(MOST_EVENTS)} of ` : "";
+  setText($("session-count"), part + counted(all.length, "event"));
   keyed($("session-events"), events, ({ event }) => event.event_id, eventItem, updateEventItem);
 }
 
@@ -670,13 +703,19 @@ function folded(events) {
   return entries;
 }
 
-const EVENT_NAMES = {
-  page_view: "Page view", click: "Click", conversion: "Conversion", heartbeat: "Still on the page", page_exit: "Left the page", scroll: "Scrolled",
-};
+const EVENT_NAMES = new Map(Object.entries({
+  page_view: "Page view",
+  click: "Click",
+  conversion: "Conversion",
+  heartbeat: "Still on the page",
+  page_exit: "Left the page",
+  scroll: "Scrolled",
+}));
 
 function eventItem({ event }) {
-  const kind = Object.hasOwn(EVENT_NAMES, event.event_type) ? event.event_type : "custom";
-  const what = element("p", { class: "what" }, element("b", { text: EVENT_NAMES[event.event_type] ?? clip(event.event_type, 64) }));
+  const kind = EVENT_NAMES.has(event.event_type) ? event.event_type : "custom";
+  const name = EVENT_NAMES.get(event.event_type) ?? clip(event.event_type, 64);
+  const what = element("p", { class: "what" }, element("b", { class: "data", text: name }));
   const item = element("li", { "data-kind": kind },
     element("time", { datetime: new Date(at(event.timestamp)).toISOString(), text: clockSeconds(at(event.timestamp)) }),
     element("div", {}, what));
@@ -689,7 +728,8 @@ function eventItem({ event }) {
   }
   if (event.element) {
     const { id, tag, text, href } = event.element;
-    line(element("span", { class: "data", text: clip(text ? `“${text}”` : [tag, id && `#${id}`].filter(Boolean).join("")) }));
+    const target = text ? `“${text}”` : [tag, id && `#${id}`].filter(Boolean).join("");
+    line(element("span", { class: "data", text: clip(target) }));
     if (href) line(link(href, clip(href)));
   }
   if (event.conversion) {
@@ -697,7 +737,8 @@ function eventItem({ event }) {
     const worth = typeof value === "number" ? ` · ${currency ? money(value, currency) : count(value)}` : "";
     line(element("span", { class: "data", text: `${clip(type)}${worth}` }));
   }
-  const properties = Object.entries(event.properties ?? {}).map(([name, value]) => `${name}: ${typeof value === "string" ? value : JSON.stringify(value)}`);
+  const properties = Object.entries(event.properties ?? {})
+    .map(([property, value]) => `${property}: ${typeof value === "string" ? value : JSON.stringify(value)}`);
   if (properties.length) line(element("span", { class: "data muted", text: clip(properties.join(", ")) }));
   what.append(element("span", { class: "muted times" }));
   return item;
@@ -782,7 +823,8 @@ function connectControls() {
   });
   $("session-close").addEventListener("click", () => $("session").close());
   $("session").addEventListener("click", (event) => {
-    if (event.clientX && event.clientX < $("session").getBoundingClientRect().left) $("session").close(); // the backdrop
+    const backdrop = event.clientX > 0 && event.clientX < $("session").getBoundingClientRect().left;
+    if (backdrop) $("session").close();
   });
   $("session").addEventListener("close", () => {
     opened = null;
@@ -798,10 +840,7 @@ function connectControls() {
     view.site ??= before;
     showView(view.site !== before);
   });
-  document.addEventListener("visibilitychange", () => {
-    if (document.hidden) for (const poller of [live, statistics, follower]) poller.stop();
-    else refresh();
-  });
+  document.addEventListener("visibilitychange", refresh);
   addEventListener("online", refresh);
 }
 
@@ -813,7 +852,8 @@ function refresh() {
 }
 
 const live = new Poller(askLive, () => LIVE_MS);
-const statistics = new Poller(askStatistics, () => (stretch && stretch.to < now() - HOUR ? CLOSED_RANGE_MS : STATISTICS_MS));
+const isOver = () => stretch !== null && stretch.to < now() - HOUR;
+const statistics = new Poller(askStatistics, () => (isOver() ? CLOSED_RANGE_MS : STATISTICS_MS));
 
 async function start() {
   connectControls();
@@ -824,7 +864,7 @@ async function start() {
   await learnSites();
   view.site ??= await likelySite();
   history.replaceState(null, "", urlOfView());
-  showControls();
+  showSites();
   live.restart();
   statistics.restart();
   setInterval(showFreshness, 1_000);

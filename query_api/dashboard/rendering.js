@@ -107,7 +107,8 @@ export function pageLabel(value) {
 export function link(value, text) {
   const url = webUrl(value);
   if (!url) return element("span", { class: "data", text });
-  return element("a", { class: "data", text, href: url.href, rel: "noopener noreferrer", target: "_blank", title: clip(url.href) });
+  const { href } = url;
+  return element("a", { class: "data", text, href, rel: "noopener noreferrer", target: "_blank", title: clip(href) });
 }
 
 /** A node. `text` becomes its text, every other option an attribute; null and undefined are left out. */

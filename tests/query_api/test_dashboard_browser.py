@@ -7,7 +7,7 @@ import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -130,15 +130,21 @@ def empty_site() -> Site:
 
 
 class StandIn:
-    """The API's answers (`sites`), how it fails (`broken`: part of a path -> status and body), what it was asked."""
+    """The API's answers (`sites`), how it fails (`broken`: part of a path -> status and body), what it was asked.
+
+    `held`: answers for a site wait for its event.
+    """
 
     def __init__(self) -> None:
         self.sites: dict[str, Site] = {"shop": Site(), "blog": Site(visitors_now=3, active=[session("b1", "blog")])}
         self.broken: dict[str, tuple[int, str]] = {}
         self.asked: list[tuple[str, dict[str, str]]] = []
+        self.held: dict[str, threading.Event] = {}
 
     def answer(self, path: str, query: dict[str, str]) -> tuple[int, str]:
         self.asked.append((path, query))
+        if gate := self.held.get(query.get("site", "")):
+            gate.wait(10)
         for part, failure in self.broken.items():
             if part in path:
                 return failure
@@ -235,8 +241,9 @@ def serving(stand_in: StandIn) -> Iterator[str]:
             self.send_header("Content-Length", str(len(body)))
             self.send_header("Content-Security-Policy", POLICY)
             self.send_header("X-Content-Type-Options", "nosniff")
-            self.end_headers()
-            self.wfile.write(body)
+            with suppress(ConnectionError):  # the page may have given the request up
+                self.end_headers()
+                self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
             pass
@@ -255,6 +262,8 @@ def serving(stand_in: StandIn) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    # A poll that was under way when `later` jumped comes again after 5 s at most.
+    expect.set_options(timeout=12_000)
     with sync_playwright() as playwright:
         launched = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield launched
@@ -295,7 +304,7 @@ class Visit:
 
 
 def later(page: Page, seconds: float) -> None:
-    """Let the page's clock jump; what is due by then happens once."""
+    """Let the page's clock jump; what is due by then happens once. In between it runs as ever."""
     page.clock.fast_forward(int(seconds * 1000))
 
 
@@ -454,6 +463,8 @@ def test_shows_hostile_data_as_text(api: StandIn, visit: Callable[..., Visit]) -
     assert shown == [text if len(text) < 400 else text[:400] + "…" for text in HOSTILE]
     titles = page.locator("#active .title").evaluate_all("titles => titles.map((title) => title.textContent)")
     assert titles == shown
+    kinds = page.locator("#session-events li b").evaluate_all("names => names.map((name) => name.textContent)")
+    assert kinds[3::4] == [text[:64] for text in HOSTILE]
     assert links_elsewhere(page) == []
     assert page.locator("img, iframe, object, embed, base, script:not([src='/dashboard/dashboard.js'])").count() == 0
     assert page.locator("[onerror], [onload]").count() == 0
@@ -597,6 +608,22 @@ def test_without_any_site_the_default_one_is_shown(api: StandIn, visit: Callable
 
 
 def test_what_the_old_site_answers_late_is_not_shown(api: StandIn, visit: Callable[..., Visit]) -> None:
+    page = visit().open()
+    expect(page.locator("#visitors-now")).to_have_text("17")
+    gate = api.held["shop"] = threading.Event()
+    before = len(api.asked)
+    later(page, 5)
+    while len(api.asked) == before:
+        page.wait_for_timeout(20)
+    page.locator("#site").select_option("blog")
+    expect(page.locator("#visitors-now")).to_have_text("3")
+    gate.set()
+    page.wait_for_timeout(200)
+    assert page.locator("#visitors-now").inner_text() == "3"
+    assert page.title() == "3 now · blog · LiveInsight"
+
+
+def test_a_switch_during_an_outage_leaves_nothing_of_the_old_site(api: StandIn, visit: Callable[..., Visit]) -> None:
     page = visit().open()
     expect(page.locator("#visitors-now")).to_have_text("17")
     api.broken["/api/"] = (503, '{"error": "Down."}')
