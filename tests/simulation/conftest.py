@@ -6,7 +6,7 @@ from typing import Any
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    totals = {"schedules": 0, "faults": 0, "wrong": 0}
+    totals = {"schedules": 0, "faults": 0, "wrong": 0, "planted": 0, "caught": 0}
     for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):
         for name, value in report.user_properties:
             if name in totals:
@@ -16,3 +16,5 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
             f"simulated {totals['schedules']:,} schedules of small logs with {totals['faults']:,} faults: "
             f"{totals['wrong']} lost or doubled anything"
         )
+    if totals["planted"]:
+        terminalreporter.write_line(f"planted {totals['planted']} faults into the consumer: {totals['caught']} caught")

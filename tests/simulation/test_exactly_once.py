@@ -35,9 +35,11 @@ def test_random_schedules_of_larger_logs(seed: int) -> None:
 
 
 @pytest.mark.parametrize("fault", PLANTED)
-def test_a_planted_fault_is_caught(fault: str) -> None:
-    caught = [seed for seed in range(150) if simulate(seed, fault)[1]]
-    assert caught, f"150 schedules did not notice: {fault}"
+def test_a_planted_fault_is_caught(fault: str, record_property) -> None:
+    caught = next((seed for seed in range(500) if simulate(seed, fault)[1]), None)
+    record_property("planted", 1)
+    record_property("caught", int(caught is not None))
+    assert caught is not None, f"500 schedules did not notice: {fault}"
 
 
 def test_a_seed_replays_the_same_run() -> None:
