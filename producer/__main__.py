@@ -14,6 +14,7 @@ import signal
 import socket
 import stat
 import sys
+import threading
 import time
 import zlib
 from collections import deque
@@ -22,6 +23,8 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
+    from flask import Flask
+
     from producer.access_log import Tally
     from producer.client import EventProducer, Receipt
     from producer.event import Event
@@ -196,8 +199,30 @@ def _serve(arguments: argparse.Namespace) -> int:
         file=sys.stderr,
         flush=True,
     )
-    server.serve(target_loader=collector.app, wrap_loader=False)
+    server.serve(target_loader=_worker, wrap_loader=False)
     return 0
+
+
+def _worker() -> Flask:
+    """The application of a worker process; that stops at the first SIGTERM and heeds no signal after it.
+
+    The server's own handler may lock itself up when two signals come at once, and they do: a terminal's
+    Ctrl-C and systemd's SIGTERM go to all processes, and then the main process sends one to its workers.
+    """
+    from producer import collector
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    threading.Thread(target=_stop_once, args=(signal.getsignal(signal.SIGTERM),), name="stop", daemon=True).start()
+    return collector.app()
+
+
+def _stop_once(inherited: object) -> None:
+    signal.sigwait({signal.SIGTERM})
+    time.sleep(0.1)  # the main process may have got the same signal, and should know before a worker is gone
+    while (handler := signal.getsignal(signal.SIGTERM)) is inherited:
+        time.sleep(0.01)  # the server is not yet up
+    if callable(handler):
+        handler(signal.SIGTERM, None)
 
 
 def _room_for(connections: int) -> int:

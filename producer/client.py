@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import NoRegionError
+from botocore.exceptions import BotoCoreError, NoRegionError
 from msgspec import Raw
 
 from producer.batching import (
@@ -72,7 +72,7 @@ class ProducerSettings:
 
     ``lanes`` must never change while a stream holds events: it decides in which shard a session lives.
     ``linger``: how long an event waits for others to share its call. ``max_buffer_bytes``: what waits or is
-    under way at most; a call takes up to 15 MiB besides. ``deadline``: how long after it was sent an event
+    under way at most; a call takes up to 25 MiB besides. ``deadline``: how long after it was sent an event
     is given up (a call that has begun is waited for). ``calls_in_flight``: how many calls at a time.
     """
 
@@ -146,20 +146,18 @@ def local_or_environ_kinesis(environ: Mapping[str, str]) -> tuple[KinesisClient,
         read_timeout=READ_TIMEOUT,
         tcp_keepalive=True,
     )
-    session = boto3.session.Session()
-    if "LIVEINSIGHT_STREAM" not in given and not any(name.startswith("AWS_ENDPOINT_URL") for name in given):
-        port = given.get("AWS_PORT", DEFAULT_LOCAL_PORT)
-        if not re.fullmatch(r"[0-9]{1,5}", port) or not 1 <= int(port) <= 65_535:
-            raise ValueError(f"AWS_PORT: {port!r} is not a port, 1 to 65535")
-        return session.client(
-            "kinesis",
-            endpoint_url=f"http://127.0.0.1:{port}",
-            region_name="us-east-1",
-            aws_access_key_id="local",
-            aws_secret_access_key="local",  # noqa: S106 - the local engine takes any
-            config=config,
-        ), settings
+    local = "LIVEINSIGHT_STREAM" not in given and not any(name.startswith("AWS_ENDPOINT_URL") for name in given)
     try:
+        session = boto3.session.Session()
+        if local:
+            return session.client(
+                "kinesis",
+                endpoint_url=f"http://127.0.0.1:{_port(given.get('AWS_PORT', DEFAULT_LOCAL_PORT))}",
+                region_name="us-east-1",
+                aws_access_key_id="local",
+                aws_secret_access_key="local",  # noqa: S106 - the local engine takes any
+                config=config.merge(Config(proxies={})),
+            ), settings
         return session.client(
             "kinesis",
             endpoint_url=given.get("AWS_ENDPOINT_URL_KINESIS") or given.get("AWS_ENDPOINT_URL"),
@@ -168,6 +166,16 @@ def local_or_environ_kinesis(environ: Mapping[str, str]) -> tuple[KinesisClient,
         ), settings
     except NoRegionError:
         raise ValueError(f"no region for stream {settings.stream}; set AWS_REGION, such as eu-central-1") from None
+    except BotoCoreError as error:
+        raise ValueError(f"the AWS_... variables or the AWS configuration files: {error}") from None
+    except ValueError as error:
+        raise ValueError(str(error) if local else f"AWS_ENDPOINT_URL: {error}") from None
+
+
+def _port(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,5}", text) or not 1 <= int(text) <= 65_535:
+        raise ValueError(f"AWS_PORT is {text!r}; it must be a port, 1 to 65535")
+    return int(text)
 
 
 class Receipt:
@@ -284,8 +292,9 @@ class EventProducer:
     def send_many(self, events: Sequence[Event]) -> Receipt:
         """Take all of the events, or raise and take none. Those of one session keep their order. Never blocks.
 
-        Events are not validated, as ``event.parse`` has done that. Raises BufferFull, ProducerClosed, and
-        ValueError for an event that has no bytes (half a surrogate pair) or more than a record can hold.
+        Events are not validated, as ``event.parse`` has done that: one that ``event.decode`` refuses ends in the
+        consumer's quarantine. Raises BufferFull, ProducerClosed, and ValueError for an event that has no bytes
+        (half a surrogate pair) or more than a record can hold.
         """
         lanes = self._settings.lanes
         entries = [(encode(event), lane_of(event.session_id, lanes)) for event in events]

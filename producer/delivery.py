@@ -140,8 +140,8 @@ def put_records(kinesis: KinesisClient, stream: str, batches: Sequence[Batch[T]]
 class Delivery(Generic[T]):
     """What is put when, and what becomes of it. Only :meth:`put` does I/O, and only it is thread-safe.
 
-    One round: sleep until :meth:`due`, then :meth:`begin`, :meth:`put` and :meth:`end`. Several rounds may
-    overlap; a lane is in one of them at most.
+    One round: sleep until :meth:`due`, and only then :meth:`begin`, :meth:`put` and :meth:`end`. Several rounds
+    may overlap; a lane is in one of them at most.
     """
 
     def __init__(
@@ -175,7 +175,7 @@ class Delivery(Generic[T]):
         for end in settled:
             if end.batch.lane not in self._batcher:
                 self._lane_failures.pop(end.batch.lane, None)
-        return (self._batcher.take(now) if now >= self._paused_until else []), settled
+        return self._batcher.take(now), settled
 
     def put(self, batches: Sequence[Batch[T]]) -> Failure | Sequence[Failure | None]:
         """The call itself. Its outcome is for :meth:`end`."""

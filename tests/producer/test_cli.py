@@ -504,10 +504,10 @@ class Server:
         self.process.terminate()
         return self.wait(timeout)
 
-    def ctrl_c(self):
-        """As a terminal does it: to the workers as well."""
-        os.killpg(self.process.pid, signal.SIGINT)
-        return self.wait(20)
+    def signal_all(self, signum):
+        """As a terminal's Ctrl-C and systemd do it: to the workers as well."""
+        os.killpg(self.process.pid, signum)
+        return self.wait(10)
 
     def wait(self, timeout):
         status = self.process.wait(timeout)
@@ -539,7 +539,7 @@ def test_the_collector_serves_a_real_port(stream):
         assert server.request("OPTIONS", "/events", headers={"Origin": "https://shop.example"})[0] == 204
         status, answer = server.request("GET", "/health")
         assert (status, json.loads(answer)["accepted"]) == (200, 2)
-        assert server.ctrl_c() == 0
+        assert server.signal_all(signal.SIGINT) == 0
 
 
 def test_sigterm_under_load_loses_no_event_that_was_answered(stream):
@@ -590,7 +590,7 @@ def test_visitors_whose_browsers_keep_connections_open_keep_nobody_out(stream):
             host, port = server.address.split(":")
             idle += [socket.create_connection((host, int(port))) for _ in range(1500)]
             assert server.request("POST", "/events", '{"event_type": "x"}')[0] == 200
-            assert server.stop() == 0
+            assert server.signal_all(signal.SIGTERM) == 0
     finally:
         for connection in idle:
             connection.close()

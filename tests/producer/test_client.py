@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from producer.client import (
     EventProducer,
     ProducerClosed,
     ProducerSettings,
+    Receipt,
     local_or_environ_kinesis,
 )
 from producer.event import Event, decode, encode
@@ -266,6 +268,26 @@ def test_the_deadline_gives_up_what_kinesis_keeps_refusing():
     assert [event.event_id for event in kinesis.log] == ["s1-2"]
 
 
+def test_every_waiter_wakes_up():
+    with a_producer(FakeKinesis(), linger=0) as producer, ThreadPoolExecutor(4) as threads:
+
+        def client(name):
+            for number in range(1, 401):
+                producer.send(an_event(name, number)).wait(10)
+
+        list(threads.map(client, ["a", "b", "c", "d"]))
+
+
+def test_a_waiter_that_comes_just_as_its_event_is_settled_wakes_up():
+    with a_producer(FakeKinesis()) as producer, ThreadPoolExecutor(1) as threads:
+        receipt = Receipt(producer, 1)
+        with producer._lock:  # the waiter has seen that the event is not settled, and waits for the lock
+            waiting = threads.submit(receipt.wait, 10)
+            time.sleep(0.05)
+            receipt._settle(None)
+        waiting.result(5)
+
+
 def test_a_waiter_is_told_as_soon_as_one_event_is_given_up():
     def deny_first(kinesis, records):
         return ["KMSDisabledException", *["InternalFailure"] * (len(records) - 1)]
@@ -452,23 +474,28 @@ def test_close_gives_up_what_its_time_does_not_suffice_for():
 
 
 def test_flush_and_close_tell_once_and_only_of_what_no_receipt_told():
-    kinesis = FakeKinesis(not_found, not_found, not_found)
-    with a_producer(kinesis, linger=0) as producer:
-        told = producer.send(an_event())
-        with pytest.raises(DeliveryFailed):
-            told.wait(10)
+    producer = a_producer(FakeKinesis(*[not_found] * 3), linger=0)
+
+    def fail(number):
+        receipt = producer.send(an_event(number=number))
+        while producer.stats()["events_failed"] < number:
+            time.sleep(0.001)
+        return receipt
+
+    told = fail(1)
+    with pytest.raises(DeliveryFailed):
+        told.wait(0)
+    producer.flush()
+    old = fail(2)
+    with pytest.raises(DeliveryFailed, match="not delivered: 1;"):
         producer.flush()
-        untold = producer.send(an_event(number=2))
-        with pytest.raises(DeliveryFailed, match="not delivered: 1;"):
-            producer.flush()
+    fail(3)
+    for receipt in (told, old):  # that both were told of takes nothing from the third one
         with pytest.raises(DeliveryFailed):
-            untold.wait(0)
-        producer.flush()
-        producer.send(an_event(number=3))
-        with pytest.raises(DeliveryFailed, match="not delivered: 1;"):
-            producer.flush()
-        with pytest.raises(DeliveryFailed):
-            untold.wait(0)
+            receipt.wait(0)
+    with pytest.raises(DeliveryFailed, match="not delivered: 1;"):
+        producer.close()
+    producer.close()
 
 
 def test_an_error_in_the_with_block_is_not_hidden_by_an_undelivered_event():
@@ -525,10 +552,10 @@ if not child:
             print(error, flush=True)
     producer.close()
     sys.exit(0)  # runs the atexit functions, which must not wait for the parent's events
-os.waitpid(child, 0)
+print("exit", os.waitpid(child, 0)[1], flush=True)
 """
     message = "this producer belongs to the parent process; make another one after the fork"
-    assert Script.run(body) == [message, message, "put 1"]
+    assert Script.run(body) == [message, message, "exit 0", "put 1"]
 
 
 # -- track --------------------------------------------------------------------------------------------
@@ -698,10 +725,17 @@ def test_an_environment_that_names_no_stream_is_told_what_lacks(environ, named):
         local_or_environ_kinesis(environ)
 
 
+def test_a_missing_profile_is_named(no_aws_environment, monkeypatch):
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    with pytest.raises(ValueError, match="nobody"):
+        local_or_environ_kinesis({"LIVEINSIGHT_STREAM": "s", "AWS_REGION": "eu-west-1"})
+
+
 # -- a whole engine -----------------------------------------------------------------------------------
 
 
-def test_events_arrive_in_an_engine_with_several_shards():
+def test_events_arrive_in_an_engine_with_several_shards(no_aws_environment, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # not for what runs on this machine
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     try:

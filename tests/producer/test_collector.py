@@ -291,6 +291,7 @@ def test_a_gzip_bomb_is_not_unpacked_beyond_the_limit(monkeypatch):
         gzip.compress(b"[]")[:-8] + bytes(8),
         zlib.compress(b"[]"),
     ],
+    ids=["empty", "not gzip", "cut", "more behind it", "bad checksum", "zlib"],
 )
 def test_broken_gzip_is_a_400(data):
     answer = gzipped(Door(), data)

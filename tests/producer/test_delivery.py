@@ -272,6 +272,16 @@ def test_a_lane_that_recovered_starts_its_backoff_anew():
     assert [round(later - sooner, 3) for sooner, later in pairwise(again)] == [0.1]
 
 
+def test_calls_that_succeed_again_start_their_backoff_anew():
+    down = EndpointConnectionError(endpoint_url=ENDPOINT)
+    world = World(down, down, None, down, down, rng=AtMost(), latency=0.0)
+    for number in range(2):
+        world.add(1, number)
+        world.run()
+    pauses = [round(later - sooner, 3) for sooner, later in pairwise(world.put_at)]
+    assert pauses == [0.1, 0.2, 0.05, 0.1, 0.2]
+
+
 def test_when_calls_fail_all_lanes_wait_together():
     down = EndpointConnectionError(endpoint_url=ENDPOINT)
     world = World(down, down, down, rng=AtMost(), latency=0.0)
