@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format lock clean
+.PHONY: help run test lint format load simulate lock clean
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -25,6 +25,13 @@ lint: $(INSTALLED) ## Check style, types and templates
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/cfn-lint infra/cloudformation/*.yaml
+
+load: $(INSTALLED) ## Post 1,000 events/s for 30 s to a running `make run`, and check that each is counted
+	@exec $(BIN)/python -m tests.flow.load --collector http://127.0.0.1:$${COLLECTOR_PORT:-8080} \
+	--api http://127.0.0.1:$${QUERY_PORT:-8000} $(ARGS)
+
+simulate: $(INSTALLED) ## Simulate many more schedules of failures than the tests do
+	@exec $(BIN)/python -m tests.simulation $(ARGS)
 
 format: $(INSTALLED) ## Format the code
 	$(BIN)/ruff format .
