@@ -1,5 +1,6 @@
 """The protocol under crashes, lost answers, redelivery and other batch borders: the tables equal the fold of the log."""
 
+import os
 import random
 
 import pytest
@@ -181,17 +182,45 @@ def test_a_session_that_moves_to_a_child_shard_goes_on_there() -> None:
     assert visitors_in(read_rollup(item).rollup for item in store.rollups.values()).estimate() == 1
 
 
-def test_a_bot_with_many_events_keeps_a_bounded_item_and_right_totals() -> None:
+@pytest.mark.parametrize("numbered", [True, False])
+def test_a_bot_with_many_events_keeps_a_bounded_item_and_right_totals(numbered: bool) -> None:
+    """20,000 events of one session; with LIVEINSIGHT_LONG=1 a million."""
     store = MemoryStore()
-    total = 20_000
+    total = 1_000_000 if os.environ.get("LIVEINSIGHT_LONG") else 20_000
     for first in range(0, total, 5000):
-        batch = a_batch([an_event(n, page_url="/x") for n in range(first, first + 5000)], first=first + 1)
-        assert consume(batch, store).applied == 5000
+        numbers = range(first, first + 5000)
+        events = [an_event(n, page_url="/x", **({"seq": n + 1, "source": "tab"} if numbered else {})) for n in numbers]
+        assert consume(a_batch(events, first=first + 1), store).applied == 5000
     item = store.sessions[session_key("blog", "s1")]
     assert read_session(item).session.page_views == total
     assert len(item["body"]["B"]) < 10_000
     assert len(events_of(store)) == 10_000
     assert sum(read_rollup(item).rollup.sessions[4] for item in store.rollups.values()) == total
+    assert max(len(item["body"]["B"]) for item in store.rollups.values()) < 10_000
+
+
+def test_the_fullest_session_fits_into_an_item_many_times() -> None:
+    """Sources, gaps, ids, currencies and texts all at their bounds."""
+    long_url = "https://example.com/" + "x" * 2000
+    events = [
+        an_event(
+            source * 100 + gap,
+            source=f"{source:0128d}",
+            seq=gap * 2 + 1,
+            page_url=long_url,
+            referrer=long_url,
+            title="ü" * 512,
+            conversion_currency=f"{source:0128d}",
+            event_type="conversion" if gap else "page_view",
+            conversion_value=1.0,
+        )
+        for source in range(80)
+        for gap in range(12)
+    ]
+    events += [an_event(100_000 + n, event_id=f"{n:0128d}") for n in range(400)]
+    store = MemoryStore()
+    assert consume(a_batch(events), store).failed_from is None
+    assert len(store.sessions[session_key("blog", "s1")]["body"]["B"]) < 40_000
 
 
 def test_stored_events_come_back_as_they_were() -> None:
