@@ -11,14 +11,14 @@ INSTALLED := $(VENV)/.installed
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
-	@echo "  make run DEMO=0 FRESH=1 COLLECTOR_PORT=8081: $(PYTHON) -m infra.local --help tells what can be set"
+	@echo "  make run DEMO=0 FRESH=1 COLLECTOR_PORT=8081: $(BIN)/python -m infra.local --help tells what can be set"
 	@echo "  make test ARGS='-k tracker': arguments for pytest"
 
 run: $(INSTALLED) ## Start everything on this machine, with demo traffic; Ctrl-C stops it
 	@exec $(BIN)/python -m infra.local
 
 test: $(INSTALLED) ## Run the tests
-	$(BIN)/pytest -n 2 $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
 
 lint: $(INSTALLED) ## Check style, types and templates
 	$(BIN)/ruff check .

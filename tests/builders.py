@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from msgspec import Raw
-from producer.kpl import encode_aggregate
 
 from producer.event import Event, encode
+from producer.kpl import encode_aggregate
 from stream_consumer.kinesis_batch import Arrived, Batch, Poison, position
 
 NOON = 1_700_000_100_000 - 1_700_000_100_000 % 900_000  # the start of a quarter of an hour

@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -21,20 +22,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import boto3
-from botocore.exceptions import BotoCoreError, ClientError
-
 from infra.local.services import Interrupted, Service, ServiceFailed, Services
-from infra.local.stacks import (
-    CONSUMER,
-    DATA,
-    FUNCTION,
-    LOCAL_CONSUMER,
-    LOCAL_DATA,
-    MAPPING,
-    create_stack,
-    properties_of,
-)
+from infra.local.stacks import CONSUMER, FUNCTION, LOCAL_CONSUMER, MAPPING, properties_of
 
 HOST = "127.0.0.1"
 REGION = "us-east-1"
@@ -77,6 +66,11 @@ class RunSettings:
     @property
     def aws_state(self) -> Path:
         return self.directory / "aws-state"
+
+    @property
+    def unsaved(self) -> Path:
+        """Is there while the embedded AWS has content that ``aws_state`` has not."""
+        return self.directory / "aws-state.unsaved"
 
     @property
     def checkpoints(self) -> Path:
@@ -135,6 +129,11 @@ def run(settings: RunSettings, environ: Mapping[str, str]) -> int:
     check_ports(settings)
     if settings.fresh:
         settings.aws_state.unlink(missing_ok=True)
+        settings.unsaved.unlink(missing_ok=True)
+        shutil.rmtree(settings.checkpoints, ignore_errors=True)
+    if settings.unsaved.exists():
+        say("the embedded AWS of the last run was killed: what came after it had started is lost")
+        # The tables are those of its start again, so their consumer must be, too; what they have counts once.
         shutil.rmtree(settings.checkpoints, ignore_errors=True)
     settings.logs.mkdir(parents=True, exist_ok=True)
     services = Services(settings.logs)
@@ -145,7 +144,7 @@ def run(settings: RunSettings, environ: Mapping[str, str]) -> int:
         services.watch()
     except Interrupted:
         say("stopping ...")
-    except (ServiceFailed, BotoCoreError, ClientError) as failure:
+    except ServiceFailed as failure:
         print(f"error: {failure}", file=sys.stderr, flush=True)
         code = 1
     finally:
@@ -202,35 +201,40 @@ def event_source(settings: RunSettings, environ: Mapping[str, str]) -> Service:
     command += ["--timeout", str(function["Timeout"]), "--memory", str(function["MemorySize"])]
     command += ["--state", str(settings.checkpoints), "--drain-timeout", "60"]
 
-    def found_the_stream() -> bool:
-        return "starting behind" in (settings.logs / "event-source.log").read_text(errors="replace")
+    def function_is_up() -> bool:
+        """For each shard: the first event shall not wait for a cold start."""
+        log = (settings.logs / "event-source.log").read_text(errors="replace")
+        return 0 < log.count("starting behind") <= log.count("the function is up")
 
-    return Service("event-source", command, environ, found_the_stream, stop_within=90.0)
+    return Service("event-source", command, environ, function_is_up, stop_within=90.0)
 
 
 def make_stacks(environ: Mapping[str, str]) -> dict[str, str]:
     """Create the data stack where ``environ`` points to, unless it is there; returns its outputs.
 
-    The consumer's stack is not created: a Lambda function needs a Docker here. Its mapping is read from the template.
+    The consumer's stack is not created: a Lambda function would need Docker here. The event source reads its template.
     """
-    session = boto3.Session(
-        aws_access_key_id=environ.get("AWS_ACCESS_KEY_ID"),
-        aws_secret_access_key=environ.get("AWS_SECRET_ACCESS_KEY"),
-        aws_session_token=environ.get("AWS_SESSION_TOKEN"),
-        region_name=environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION"),
+    # In a process with that very environment, as everything else: boto3 looks at much of it.
+    done = subprocess.run(
+        [sys.executable, "-m", "infra.local.stacks"],
+        env=dict(environ),
+        check=False,
+        capture_output=True,
+        text=True,
+        start_new_session=True,
     )
-    endpoint = environ["AWS_ENDPOINT_URL"]
-    outputs = create_stack(session.client("cloudformation", endpoint_url=endpoint), DATA, LOCAL_DATA)
-    # A template can only know the queue's address at AWS.
-    sqs = session.client("sqs", endpoint_url=environ.get("AWS_ENDPOINT_URL_SQS") or endpoint)
-    outputs["FailureQueueUrl"] = sqs.get_queue_url(QueueName=outputs["FailureQueueName"])["QueueUrl"]
+    if done.returncode != 0:
+        raise ServiceFailed(f"the stack could not be created at {environ['AWS_ENDPOINT_URL']}: {done.stderr.strip()}")
+    outputs: dict[str, str] = json.loads(done.stdout)
     return outputs
 
 
 def aws_environ(settings: RunSettings, environ: Mapping[str, str]) -> dict[str, str]:
     """The environment of the services. The embedded AWS takes any credentials, and must never be sent real ones."""
     if settings.endpoint:
-        return dict(environ)
+        # boto3 knows the region by one of its two names only.
+        region = environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION")
+        return {**environ, "AWS_REGION": region, "AWS_DEFAULT_REGION": region} if region else dict(environ)
     mine = {name: value for name, value in environ.items() if name not in {"AWS_PROFILE", "AWS_SESSION_TOKEN"}}
     return mine | {
         "AWS_ENDPOINT_URL": f"http://{HOST}:{settings.aws_port}",

@@ -18,12 +18,12 @@ from typing import Any
 
 import msgspec
 from moto.dynamodb.models import DynamoDBBackend, dynamodb_backends
-from moto.dynamodb.models.dynamo_type import DynamoType, Item
+from moto.dynamodb.models.dynamo_type import DynamoType
 from moto.kinesis.models import KinesisBackend, Record, kinesis_backends
 from moto.sqs.models import SQSBackend, sqs_backends
 from msgspec import Struct
 
-from infra.local.moto_patches import attribute_value, trim
+from infra.local.moto_patches import attribute_value, make_item, trim
 
 #: Goes up when a file of an earlier form can no longer be read.
 FORMAT = 1
@@ -79,9 +79,8 @@ def save(path: Path, now: float) -> str:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
-    records = sum(len(shard.records) for stream in content.streams.values() for shard in stream.shards.values())
-    items = sum(len(table.items) for table in content.tables.values())
-    return f"saved {records} records and {items} items"
+    _unsaved(path).unlink(missing_ok=True)
+    return f"saved {_counts(content)}"
 
 
 def load(path: Path) -> Content | str:
@@ -104,26 +103,30 @@ def load(path: Path) -> Content | str:
 def restore_as_created(path: Path, say: Callable[[str], None]) -> None:
     """Have each resource of this process get its content of ``path`` back as it is created.
 
-    What cannot be restored is ignored; ``say`` is told why.
+    What cannot be restored is ignored; ``say`` is told what. Until :func:`save`, a file ``<path>.unsaved`` tells that
+    there may be more than ``path`` holds.
     """
     content = load(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _unsaved(path).touch()
     if isinstance(content, str):
         say(content)
         return
+    say(f"kept from the last run: {_counts(content)}")
     streams, tables, queues = dict(content.streams), dict(content.tables), dict(content.queues)
     create_stream, create_table = KinesisBackend.create_stream, DynamoDBBackend.create_table
     create_queue = SQSBackend.create_queue
 
     def stream_with_content(backend: Any, stream_name: str, *args: Any, **kwargs: Any) -> Any:
         stream = create_stream(backend, stream_name, *args, **kwargs)
-        if (saved := streams.pop(stream_name, None)) is not None:
-            say(_fill_stream(stream, saved))
+        if (saved := streams.pop(stream_name, None)) is not None and not _fill_stream(stream, saved):
+            say(f"ignored: the kept records of stream {stream_name} are of other shards")
         return stream
 
     def table_with_content(backend: Any, name: str, *args: Any, **kwargs: Any) -> Any:
         table = create_table(backend, name, *args, **kwargs)
-        if (saved := tables.pop(name, None)) is not None:
-            say(_fill_table(table, saved))
+        if (saved := tables.pop(name, None)) is not None and not _fill_table(table, saved):
+            say(f"ignored: the kept items of table {name} have other keys")
         return table
 
     def queue_with_content(backend: Any, name: str, *args: Any, **kwargs: Any) -> Any:
@@ -135,6 +138,16 @@ def restore_as_created(path: Path, say: Callable[[str], None]) -> None:
     KinesisBackend.create_stream = stream_with_content
     DynamoDBBackend.create_table = table_with_content
     SQSBackend.create_queue = queue_with_content
+
+
+def _unsaved(path: Path) -> Path:
+    return path.with_name(path.name + ".unsaved")
+
+
+def _counts(content: Content) -> str:
+    records = sum(len(shard.records) for stream in content.streams.values() for shard in stream.shards.values())
+    items = sum(len(table.items) for table in content.tables.values())
+    return f"{records:,} records and {items:,} items"
 
 
 def _each(backends: Any, kind: str) -> list[Any]:
@@ -167,10 +180,10 @@ def _read_stream(stream: Any, now: float) -> StreamContent:
     )
 
 
-def _fill_stream(stream: Any, saved: StreamContent) -> str:
+def _fill_stream(stream: Any, saved: StreamContent) -> bool:
     ranges = {name: (str(shard.starting_hash), str(shard.ending_hash)) for name, shard in stream.shards.items()}
     if ranges != {name: (shard.starting_hash, shard.ending_hash) for name, shard in saved.shards.items()}:
-        return f"stream {stream.stream_name}: the saved records are of other shards, and ignored"
+        return False
     stream.creation_datetime = saved.created
     for name, shard in stream.shards.items():
         for number, partition_key, explicit_hash_key, data, arrival in saved.shards[name].records:
@@ -180,7 +193,7 @@ def _fill_stream(stream: Any, saved: StreamContent) -> str:
             shard.records[number] = record
             shard.sequence_numbers.append(number)
         shard.next_number = max(shard.next_number, shard.get_max_sequence_number() + 1)
-    return f"stream {stream.stream_name}: {sum(len(shard.records) for shard in saved.shards.values())} records are back"
+    return True
 
 
 def _read_table(table: Any, now: float) -> TableContent:
@@ -197,18 +210,16 @@ def _read_table(table: Any, now: float) -> TableContent:
     )
 
 
-def _fill_table(table: Any, saved: TableContent) -> str:
+def _fill_table(table: Any, saved: TableContent) -> bool:
     if [table.hash_key_attr, table.range_key_attr] != saved.keys:
-        return f"table {table.name}: the saved items have other keys, and are ignored"
+        return False
     for attributes in saved.items:
         values = {name: DynamoType(value) for name, value in attributes.items()}
         hash_key = values[table.hash_key_attr]
         range_key = values[table.range_key_attr] if table.has_range_key else None
-        item = Item(hash_key, range_key, {})
-        # The items were checked as they were first put; moto's own way of setting an attribute sums all sizes again.
-        dict.update(item.attrs, values)
+        item = make_item(hash_key, range_key, values)
         if range_key is None:
             table.items[hash_key] = item
         else:
             table.items[hash_key][range_key] = item
-    return f"table {table.name}: {len(saved.items)} items are back"
+    return True

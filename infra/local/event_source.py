@@ -27,7 +27,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,26 +89,25 @@ class Checkpoints:
     def __init__(self, path: Path, stream_arn: str, created_ms: int, *, read_from: float | None) -> None:
         self._path = path
         self._lock = threading.Lock()
+        self._arn = stream_arn
         try:
             self._streams = self._read()
             known = self._streams.get(stream_arn)
             if known is None or known["created_ms"] != created_ms:
                 known = {"created_ms": created_ms, "read_from": read_from, "shards": {}}
-                self._streams[stream_arn] = known
-                self._write()
+                self._write(known)
         except OSError as error:
             raise StateError(f"{path} cannot be used: {error}; name another directory") from error
         self.read_from: float | None = known["read_from"]
-        self._shards: dict[str, dict[str, Any]] = known["shards"]
 
     def __getitem__(self, shard_id: str) -> ShardState:
-        return ShardState(**self._shards.get(shard_id, {}))
+        return ShardState(**self._streams[self._arn]["shards"].get(shard_id, {}))
 
     def save(self, shard_id: str, state: ShardState) -> None:
-        """Make the shard's state durable. Raises ``OSError`` where the file cannot be written."""
+        """Make the shard's state durable. Raises ``OSError`` where the file cannot be written; nothing changes then."""
         with self._lock:
-            self._shards[shard_id] = {"sequence_number": state.sequence_number, "drained": state.drained}
-            self._write()
+            known = self._streams[self._arn]
+            self._write({**known, "shards": {**known["shards"], shard_id: asdict(state)}})
 
     def _read(self) -> dict[str, Any]:
         try:
@@ -122,8 +121,9 @@ class Checkpoints:
             pass
         raise StateError(f"{self._path} holds no checkpoints of this version; delete it to start afresh")
 
-    def _write(self) -> None:
-        content = json.dumps({"format": 1, "streams": self._streams}, indent=1).encode()
+    def _write(self, stream: dict[str, Any]) -> None:
+        streams = {**self._streams, self._arn: stream}
+        content = json.dumps({"format": 1, "streams": streams}, indent=1).encode()
         partial = self._path.with_name(self._path.name + ".partial")
         with partial.open("wb") as file:
             file.write(content)
@@ -136,6 +136,7 @@ class Checkpoints:
             os.fsync(directory)
         finally:
             os.close(directory)
+        self._streams = streams
 
 
 @contextmanager
@@ -229,6 +230,8 @@ class _ShardThread(threading.Thread):
 
     def _run(self) -> None:
         clock, mapping = self._source.clock, self.mapping
+        self._function.start()
+        logger.info("%s: the function is up", self.shard_id)
         while not self._stopping:
             if self._draining:
                 mapping.drain()

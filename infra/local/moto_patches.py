@@ -12,7 +12,8 @@ import copy
 import time
 from base64 import b64encode
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from typing import Any
 
@@ -20,14 +21,17 @@ import moto.core.responses
 import moto.core.utils
 from moto.core.common_models import BaseModel
 from moto.core.serialize import JSONSerializer
-from moto.dynamodb.models.dynamo_type import DynamoType
-from moto.dynamodb.models.table import Table
+from moto.dynamodb.exceptions import ItemSizeTooLarge
+from moto.dynamodb.models.dynamo_type import DynamoType, Item, LimitedSizeDict
+from moto.dynamodb.models.table import SecondaryIndex, Table
 from moto.kinesis.models import KinesisBackend, Record, Shard, Stream
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication
 
 #: What one GetRecords call returns at most, in AWS as here.
 MAX_RECORDS = 10_000
 MAX_RECORDS_BYTES = 10 * 1024 * 1024
+#: The limit that moto has found DynamoDB to have.
+MAX_ITEM_BYTES = 405_000
 
 
 def apply() -> None:
@@ -36,6 +40,7 @@ def apply() -> None:
     _route_without_listing_directories()
     _seek_in_shards()
     _query_without_sorting_the_table()
+    _sum_the_size_of_an_item_once()
     _write_attribute_values_directly()
     _enable_time_to_live()
 
@@ -151,9 +156,10 @@ def _slice(numbers: list[int], start: int, count: int) -> Iterator[int]:
 
 
 def _query_without_sorting_the_table() -> None:
-    # A query sorts all items of the table before it looks for the ones it wants. Here it is given only what can be
-    # in its result: the partition, or for an index the items whose keys match.
+    # A query sorts all items of the table before it looks for the ones it wants, and copies those whole, also where
+    # an index holds their keys only. Here it is given nothing but what can be in its result, as the index holds it.
     query = Table.query
+    project = SecondaryIndex.project
 
     def query_candidates(self: Any, hash_key: Any, comparison: Any, operands: Any, *args: Any, **kwargs: Any) -> Any:
         # The remaining positional arguments: limit, start key, direction, projection, index name, ...
@@ -161,29 +167,68 @@ def _query_without_sorting_the_table() -> None:
         view = copy.copy(self)
         if index_name is None:
             view.items = {hash_key: self.items[hash_key]} if hash_key in self.items else {}
-        elif not self.has_range_key:
-            index = next((index for index in self.all_indexes() if index.name == index_name), None)
-            if index is not None:
-                view.items = dict(_matching(self.items, index.schema, hash_key, comparison, operands))
+        elif index := next((index for index in self.all_indexes() if index.name == index_name), None):
+            view.items = defaultdict(dict)
+            for item in _matching(_all_items(self), index.schema, hash_key, comparison, operands):
+                if self.has_range_key:
+                    view.items[item.hash_key][item.range_key] = project_keys(index, item)
+                else:
+                    view.items[item.hash_key] = project_keys(index, item)
         return query(view, hash_key, comparison, operands, *args, **kwargs)
 
+    def project_keys(index: Any, item: Any) -> Any:
+        if (index.projection or {}).get("ProjectionType") != "KEYS_ONLY":
+            return project(index, item)
+        held = [*index.table_key_attrs, *index.schema_key_attrs]
+        return make_item(item.hash_key, item.range_key, {name: item.attrs[name] for name in held if name in item.attrs})
+
     Table.query = query_candidates
+    SecondaryIndex.project = project_keys
+
+
+def _all_items(table: Any) -> Iterator[Any]:
+    for held in table.items.values():
+        if table.has_range_key:
+            yield from held.values()
+        else:
+            yield held
 
 
 def _matching(
-    items: dict[Any, Any], schema: list[dict[str, str]], hash_key: Any, comparison: str | None, operands: Any
-) -> Iterator[tuple[Any, Any]]:
+    items: Iterable[Any], schema: list[dict[str, str]], hash_key: Any, comparison: str | None, operands: Any
+) -> Iterator[Any]:
     names = {key["KeyType"]: key["AttributeName"] for key in schema}
     hash_name, range_name, wanted = names["HASH"], names.get("RANGE"), hash_key.value
-    for key, item in items.items():
+    for item in items:
         value = item.attrs.get(hash_name)
         if value is None or value.value != wanted:
             continue
-        if range_name is not None and comparison is not None:
+        if range_name is not None:
             bound = item.attrs.get(range_name)
-            if bound is None or not bound.compare(comparison, operands):
+            if bound is None or (comparison is not None and not bound.compare(comparison, operands)):
                 continue
-        yield key, item
+        yield item
+
+
+def make_item(hash_key: Any, range_key: Any, values: dict[str, Any]) -> Any:
+    """A moto ``Item`` of attributes (``DynamoType``) that were checked before."""
+    item = object.__new__(Item)
+    item.hash_key, item.range_key = hash_key, range_key
+    item.attrs = LimitedSizeDict()
+    dict.update(item.attrs, values)
+    return item
+
+
+def _sum_the_size_of_an_item_once() -> None:
+    # Each attribute that is set on an item sums the sizes of all that were set before.
+    def create(self: Any, hash_key: Any, range_key: Any, attrs: dict[str, Any]) -> None:
+        self.hash_key, self.range_key = hash_key, range_key
+        self.attrs = LimitedSizeDict()
+        dict.update(self.attrs, {name: DynamoType(value) for name, value in attrs.items()})
+        if self.size() > MAX_ITEM_BYTES:
+            raise ItemSizeTooLarge
+
+    Item.__init__ = create
 
 
 def _write_attribute_values_directly() -> None:

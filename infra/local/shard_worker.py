@@ -48,6 +48,9 @@ class FunctionSettings:
 class Function(Protocol):
     """Something that invocations of one shard can be sent to, one at a time."""
 
+    def start(self) -> None:
+        """Get ready, so that the first invocation need not wait. What goes wrong is for :meth:`invoke` to tell."""
+
     def invoke(self, event: bytes, request_id: str, arn: str) -> Outcome:
         """Run the handler on the event (JSON) and wait for how it went. Never raises for what the handler does."""
 
@@ -59,12 +62,16 @@ class Function(Protocol):
 
 
 class WorkerProcess:
-    """A :class:`Function` whose handler runs in a process of its own, started with the first invocation."""
+    """A :class:`Function` whose handler runs in a process of its own; one that ended is replaced when needed."""
 
     def __init__(self, settings: FunctionSettings) -> None:
         self._settings = settings
         self._process: SpawnProcess | None = None
         self._connection: Connection | None = None
+
+    def start(self) -> None:
+        with contextlib.suppress(_NotStarted, _Failed):
+            self._ready()
 
     def invoke(self, event: bytes, request_id: str, arn: str) -> Outcome:
         settings = self._settings
@@ -76,9 +83,7 @@ class WorkerProcess:
             "timeout": settings.timeout,
         }
         try:
-            if self._process is None or not self._process.is_alive():
-                self._start()
-                self._exchange(INIT_TIMEOUT)
+            self._ready()
             reply = self._exchange(settings.timeout, json.dumps(invocation).encode(), event)
         except _NotStarted as error:
             return NotInvoked(f"the worker process did not start: {error}")
@@ -98,6 +103,12 @@ class WorkerProcess:
         if self._process is not None:
             self._process.join(1.0)
         self._discard()
+
+    def _ready(self) -> None:
+        """A process that has imported the handler."""
+        if self._process is None or not self._process.is_alive():
+            self._start()
+            self._exchange(INIT_TIMEOUT)
 
     def _start(self) -> None:
         self._discard()

@@ -5,13 +5,15 @@ There is one definition of every resource, the template that production uses. On
 
 from __future__ import annotations
 
+import json
 import re
+import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
 if TYPE_CHECKING:
     from mypy_boto3_cloudformation import CloudFormationClient
@@ -66,7 +68,7 @@ def create_stack(
     """Create the template's stack unless it exists, wait until it stands, and return its outputs.
 
     The stack is named ``liveinsight-<Stage>-<template>``. An existing stack is left as it is. Raises botocore's
-    errors, and ``RuntimeError`` if the stack's creation failed.
+    errors, also if the creation fails.
     """
     name = f"liveinsight-{parameters['Stage']}-{template_path.stem}"
     try:
@@ -125,3 +127,22 @@ def _known(name: str, values: Mapping[str, Any]) -> Any:
     if name not in values:
         raise ValueError(f"no value is known for {name}")
     return values[name]
+
+
+def main() -> int:
+    """Create the data stack of a local run at the endpoint that the environment names; print its outputs as JSON."""
+    import boto3
+
+    try:
+        outputs = create_stack(boto3.client("cloudformation"), DATA, LOCAL_DATA)
+        # A template can only know the queue's address at AWS.
+        queue = boto3.client("sqs").get_queue_url(QueueName=outputs["FailureQueueName"])
+    except (BotoCoreError, ClientError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(json.dumps(outputs | {"FailureQueueUrl": queue["QueueUrl"]}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -94,9 +94,11 @@ def until(condition, seconds=20):
 
 
 def lives(pid):
+    """Whether any thread of the process still runs; a killed one may be a zombie before its threads are gone."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+        ended = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        return not ended or len(os.listdir(f"/proc/{pid}/task")) > 1
+    except (FileNotFoundError, ProcessLookupError):
         return False
 
 
@@ -131,7 +133,7 @@ def test_powertools_finds_what_it_needs_in_the_context():
 
 
 def test_a_process_stays_warm_over_errors_and_is_replaced_when_it_hangs_or_ends():
-    with a_worker("obey", timeout=0.5) as invoke:
+    with a_worker("obey", timeout=1.5) as invoke:
         pid = invoke({"do": "pid"}).response
         raised = invoke({"do": "raise"})
         assert (raised.kind, raised.request_id) == ("ValueError", "id")
@@ -139,8 +141,8 @@ def test_a_process_stays_warm_over_errors_and_is_replaced_when_it_hangs_or_ends(
         assert invoke({"do": "pid"}).response == pid
 
         began = time.monotonic()
-        assert invoke({"do": "hang"}) == FunctionError("id", "Sandbox.Timedout", "Task timed out after 0.50 seconds")
-        assert time.monotonic() - began < 5
+        assert invoke({"do": "hang"}) == FunctionError("id", "Sandbox.Timedout", "Task timed out after 1.50 seconds")
+        assert time.monotonic() - began < 20
         assert not lives(pid)
 
         second = invoke({"do": "pid"}).response
@@ -290,8 +292,8 @@ def test_after_a_crash_the_handlers_process_goes_and_the_batch_in_flight_comes_a
 def test_a_drain_ends_at_its_timeout_with_code_1_and_says_what_is_left(kinesis, stream, log, tmp_path):
     put(kinesis, stream, 0, "always hang", "b")
     put(kinesis, stream, 1, "c")
-    with the_command(stream, tmp_path / "state", "--drain-timeout", "0.5") as process:
-        until(lambda: texts(log, "began").keys() == {0, 1})
+    with the_command(stream, tmp_path / "state", "--drain-timeout", "1.5") as process:
+        until(lambda: texts(log, "began").keys() == {0, 1} and texts(log) == {1: ["c"]})
         process.terminate()
         assert process.wait(10) == 1
         assert "not drained: 1 of 2 shards" in process.stderr.read()

@@ -205,6 +205,20 @@ def test_an_item_of_every_type_comes_back_as_it_went_in(embedded: Embedded) -> N
     assert dynamodb.scan(TableName="types")["Items"] == [EVERY_KIND]
 
 
+def test_an_item_has_the_size_limit_of_dynamodb(embedded: Embedded) -> None:
+    dynamodb = embedded.client("dynamodb")
+    create_table(dynamodb, "sizes")
+
+    def put(size: int) -> None:
+        dynamodb.put_item(
+            TableName="sizes", Item={"pk": {"S": "a"}, "b": {"B": bytes(size // 2)}, "c": {"S": "x" * (size // 2)}}
+        )
+
+    put(400_000)
+    with pytest.raises(ClientError, match="Item size has exceeded the maximum allowed size"):
+        put(410_000)
+
+
 def test_a_query_gives_the_partition_in_order_and_page_by_page(embedded: Embedded) -> None:
     dynamodb = embedded.client("dynamodb")
     create_table(dynamodb, "pages", sort_key=True)
@@ -315,6 +329,32 @@ def test_an_unknown_call_is_an_error_and_the_server_lives(embedded: Embedded) ->
     assert embedded.client("kinesis").list_streams()["HasMoreStreams"] in (True, False)
 
 
+# In a process of its own, for it patches moto.
+TRIMMING = """
+from infra.local.aws import create_server, kinesis_backends, trim_streams
+server = create_server(0)
+backend = kinesis_backends["123456789012"]["us-east-1"]
+backend.create_stream("s", 1)
+for n in range(5):
+    backend.put_record("", "s", "k", "0", f"AAA{n}")
+(shard,) = backend.streams["s"].shards.values()
+numbers = list(shard.records)
+for n, number in enumerate(numbers):
+    shard.records[number].created_at = 1000 + n
+day = 24 * 3600
+print(trim_streams(server, 1003 + day), [record.data for record in shard.get_records("0", 100)[0]])
+print([record.data for record in shard.get_records(str(numbers[0]), 100)[0]])
+print(trim_streams(server, 1003 + day), trim_streams(server, 9999 + day), shard.get_records("0", 100))
+backend.put_record("", "s", "k", "0", "NEW=")
+print([record.data for record in shard.get_records(str(numbers[4]), 100)[0]], list(shard.records) > numbers)
+"""
+
+
+def test_records_past_the_retention_are_dropped_and_readers_go_on() -> None:
+    done = subprocess.run([sys.executable, "-c", TRIMMING], check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["3 ['AAA3', 'AAA4']", "['AAA3', 'AAA4']", "0 2 ([], 0, 0)", "['NEW='] True"]
+
+
 def contents(server: Embedded) -> dict[str, Any]:
     kinesis, dynamodb = server.client("kinesis"), server.client("dynamodb")
     description = kinesis.describe_stream_summary(StreamName=STREAM)["StreamDescriptionSummary"]
@@ -349,7 +389,10 @@ def test_a_stop_and_a_start_keep_everything(tmp_path: Path) -> None:
     assert "saved 20 records and 4 items" in first.stop()
     assert first.process.returncode == 0
 
+    assert [file.name for file in state.parent.iterdir()] == ["aws-state"]
+
     second = start("--state", str(state))
+    assert state.with_name("aws-state.unsaved").exists()
     assert second.create_stack() == outputs
     assert contents(second) == before
     queue = second.client("sqs").get_queue_url(QueueName=outputs["FailureQueueName"])["QueueUrl"]
@@ -450,8 +493,8 @@ def test_a_state_that_does_not_fit_the_template_is_ignored_and_told(tmp_path: Pa
     assert read_all(second.client("kinesis"), STREAM) == {"shardId-000000000000": [], "shardId-000000000001": []}
     assert second.client("dynamodb").scan(TableName=SESSIONS)["Items"] == []
     said = second.stop()
-    assert f"stream {STREAM}: the saved records are of other shards, and ignored" in said
-    assert f"table {SESSIONS}: the saved items have other keys, and are ignored" in said
+    assert f"ignored: the kept records of stream {STREAM} are of other shards" in said
+    assert f"ignored: the kept items of table {SESSIONS} have other keys" in said
 
 
 def test_a_failed_save_leaves_the_last_one(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -119,7 +120,8 @@ def test_real_credentials_never_reach_the_embedded_aws() -> None:
     assert given["AWS_ENDPOINT_URL"] == "http://127.0.0.1:7"
     assert given["AWS_REGION"] == given["AWS_DEFAULT_REGION"] == "us-east-1"
     assert given["PATH"] == "/bin"
-    assert aws_environ(RunSettings(endpoint="http://a:1"), mine) == mine
+    elsewhere = aws_environ(RunSettings(endpoint="http://a:1"), mine)
+    assert elsewhere == mine | {"AWS_DEFAULT_REGION": "eu-central-1"}
 
 
 def test_two_runs_do_not_share_a_directory(tmp_path: Path) -> None:
@@ -206,14 +208,14 @@ def eventually(holds: Callable[[], bool], within: float = 20.0) -> bool:
     return True
 
 
-def processes_with(variable: str) -> list[str]:
-    """The command lines of the processes that have ``NAME=value`` in their environment."""
-    found = []
+def processes_with(variable: str) -> dict[int, str]:
+    """The processes that have ``NAME=value`` in their environment: id and command line."""
+    found = {}
     for process in Path("/proc").glob("[0-9]*"):
         try:
             # A process that has ended and was not waited for has neither.
             if f"{variable}\0".encode() in (process / "environ").read_bytes():
-                found.append((process / "cmdline").read_text().replace("\0", " "))
+                found[int(process.name)] = (process / "cmdline").read_text().replace("\0", " ")
         except OSError:
             continue
     return found
@@ -276,7 +278,7 @@ def test_the_reaper_has_nothing_to_do_after_an_orderly_end() -> None:
     assert reaper.read_groups([]) == []
 
 
-def get(url: str) -> object:
+def get(url: str) -> Any:
     with urllib.request.urlopen(url, timeout=10) as response:
         return json.load(response)
 
@@ -339,8 +341,26 @@ def test_a_whole_run_shows_an_event_and_keeps_it_over_a_stop_and_a_start(tmp_pat
     assert "error" not in output
     assert "; saved 2 records and " in output
 
-    with whole_run(tmp_path, [sys.executable, "-m", "infra.local"], DEMO="0") as (process, _, query):
-        assert get(f"{query}/api/statistics/summary/")["total_events"] == 2
+    python = [sys.executable, "-m", "infra.local"]
+    with whole_run(tmp_path, python, DEMO="0") as (process, collector, query):
+        summary = f"{query}/api/statistics/summary/"
+        assert get(summary)["total_events"] == 2
+        post(f"{collector}/events", {"event_type": "page_view"})
+        assert eventually(lambda: get(summary)["total_events"] == 3, 20)
+        (aws,) = (
+            pid for pid, line in processes_with(f"LIVEINSIGHT_DIR={tmp_path}").items() if "infra.local.aws" in line
+        )
+        os.kill(aws, signal.SIGKILL)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "aws ended with signal SIGKILL. The end of " in output
+    assert not processes_with(f"LIVEINSIGHT_DIR={tmp_path}")
+
+    # The event source is further than the tables now. Had it stayed so, what it had left to do would never be done.
+    with whole_run(tmp_path, python, DEMO="0") as (process, _, query):
+        summary = f"{query}/api/statistics/summary/"
+        assert eventually(lambda: "batch done" in (tmp_path / "logs" / "event-source.log").read_text())
+        assert get(summary)["total_events"] == 2
         process.terminate()
         process.communicate(timeout=60)
     assert process.returncode == 0
