@@ -18,7 +18,7 @@ run: $(INSTALLED) ## Start everything on this machine, with demo traffic; Ctrl-C
 	@exec $(BIN)/python -m infra.local
 
 test: $(INSTALLED) ## Run the tests
-	$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
+	$(BIN)/pytest -n 2 $(ARGS)
 
 lint: $(INSTALLED) ## Check style, types and templates
 	$(BIN)/ruff check .

@@ -23,7 +23,7 @@ from tests.flow.running import ROOT, Running, running
 LOG = ROOT.parent / "shared" / "data" / "access.log.gz"
 LOG_RANGE = "site=blog&from=2015-05-17&to=2015-05-21"
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("whole-path"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,6 @@
-"""Prints, at the end of a run, how much was simulated."""
+"""Prints, at the end of a run, how much was simulated. (Here, not in simulation/: with several processes, only
+the conftest of the tests' root is loaded where the summary is printed.)
+"""
 
 from __future__ import annotations
 
