@@ -28,8 +28,8 @@ from stream_consumer.items import read_chunk, read_rollup, read_session
 from stream_consumer.kinesis_batch import position, read
 from stream_consumer.rollup import EVENT_MEASURES, SESSION_MEASURES
 from tests.builders import a_lambda_event, an_event
+from tests.fake_dynamodb import MemoryTables
 from tests.flow.kinesis_local import kinesis_local, missing
-from tests.memory_store import MemoryStore
 
 if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient
@@ -108,7 +108,7 @@ class Traffic:
 class Consumer:
     """The consumer's function, in this process, for every shard; it adds up what its batches' outcomes say."""
 
-    def __init__(self, store: MemoryStore) -> None:
+    def __init__(self, store: MemoryTables) -> None:
         self.store = store
         self.totals: Counter[str] = Counter()
         self._lock = threading.Lock()
@@ -143,7 +143,7 @@ class Consumer:
 
 
 @contextmanager
-def consuming(kinesis: KinesisClient, store: MemoryStore, state: Path) -> Iterator[Consumer]:
+def consuming(kinesis: KinesisClient, store: MemoryTables, state: Path) -> Iterator[Consumer]:
     """A running event source, which is drained when the block ends."""
     consumer = Consumer(store)
     source = EventSource(
@@ -219,25 +219,25 @@ def events_of(log: Log) -> Iterator[tuple[str, str, Event]]:
                 yield shard_id, position(sequence_number, index), event
 
 
-def record_by_record(log: Log) -> MemoryStore:
+def record_by_record(log: Log) -> MemoryTables:
     """The tables after the log was consumed one record at a time, one shard after the other."""
-    store = MemoryStore()
+    store = MemoryTables()
     for shard_id, records in log.items():
         for sequence_number, data in records:
             consume(read(a_lambda_event([data], int(sequence_number), shard_id)), store)
     return store
 
 
-def stored_events(store: MemoryStore) -> dict[str, Event]:
+def stored_events(store: MemoryTables) -> dict[str, Event]:
     """By position; chunks may repeat them."""
     return {at: decode(data) for item in store.events.values() for at, data in read_chunk(item)}
 
 
-def tables(store: MemoryStore) -> tuple[dict, ...]:
+def tables(store: MemoryTables) -> tuple[dict, ...]:
     return dict(store.sessions), dict(store.rollups), dict(store.events), dict(store.quarantine)
 
 
-def rolled_up(store: MemoryStore) -> dict[str, int]:
+def rolled_up(store: MemoryTables) -> dict[str, int]:
     """The totals of all roll-ups."""
     totals: Counter[str] = Counter()
     for rollup in (read_rollup(item).rollup for item in store.rollups.values()):
@@ -263,7 +263,7 @@ def test_shards_split_and_merge_under_load_and_nothing_is_lost_or_doubled(
     kinesis.create_stream(StreamName=STREAM, ShardCount=2)
     until_active(kinesis)
     zero, one, two, three, four = (f"shardId-{number:012d}" for number in range(5))
-    store = MemoryStore()
+    store = MemoryTables()
     with consuming(kinesis, store, tmp_path / "first") as consumer:
         with (
             EventProducer(ProducerSettings(stream=STREAM, lanes=16), kinesis) as producer,

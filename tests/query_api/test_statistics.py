@@ -15,7 +15,7 @@ from stream_consumer.seen import Verdict
 from stream_consumer.session import Session
 from stream_consumer.visitors import EXACT, RELATIVE_STANDARD_ERROR
 from tests.builders import NOON, a_batch, an_event
-from tests.memory_store import MemoryStore
+from tests.fake_dynamodb import MemoryTables
 
 PHONE = "Mozilla/5.0 (iPhone; CPU iPhone OS 17_0 like Mac OS X) AppleWebKit/605 Version/17.0 Mobile/15E148 Safari/604.1"
 
@@ -65,7 +65,7 @@ class Reference:
 
 def rolled_up(log, batch_size, moves):
     """The roll-ups that the consumer stores. With ``moves``, sessions change their shard half-way through."""
-    store = MemoryStore()
+    store = MemoryTables()
     batches = [log[at : at + batch_size] for at in range(0, len(log), batch_size)]
     for number, batch in enumerate(batches):
         split = moves and number >= len(batches) / 2

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from producer.event import Event, encode
 from stream_consumer.consume import consume
 from stream_consumer.kinesis_batch import Arrived, Batch, Poison, position
-from stream_consumer.table import Tables
+from tests.fake_dynamodb import FAULTS, Crash, FakeDynamo, MemoryTables
 from tests.simulation.fold import Folded
 from tests.simulation.logs import small_events
-from tests.simulation.world import FAULTS, NAMES, Crash, FakeDynamo, Shard
+from tests.simulation.world import Shard
 
 SHARD = "shard-0"
 Log = tuple[Event | bytes, ...]
@@ -30,11 +30,11 @@ class Schedule:
     cuts: tuple[int, ...]
     plan: Plan
 
-    def run(self) -> FakeDynamo:
+    def run(self) -> MemoryTables:
         """Deliver the log as a mapping does: what failed comes again, in halves if its function ended."""
         faults = dict(self.plan)
         dynamo = FakeDynamo(lambda write: faults.get(write, ""))
-        store = Tables(dynamo, NAMES, writers=1)  # type: ignore[arg-type]
+        store = MemoryTables(dynamo)
         entries = [_entry(number, one) for number, one in enumerate(self.log, 1)]
         todo = [range(*span) for span in itertools.pairwise((0, *self.cuts, len(self.log)))]
         while todo:
@@ -46,11 +46,12 @@ class Schedule:
                 todo[:1] = [range(span.start, half), range(half, span.stop)] if len(span) > 1 else [span]
                 continue
             if outcome.failed_from is None:
+                assert outcome.received == len(span)
                 todo.pop(0)
             else:
                 todo[0] = range(int(outcome.failed_from) - 1, span.stop)
         dynamo.land_all()
-        return dynamo
+        return store
 
 
 def _entry(number: int, one: Event | bytes) -> Arrived | Poison:
@@ -69,7 +70,7 @@ def expected(log: Log) -> Folded:
     return Folded([Shard(SHARD, tuple(one if isinstance(one, bytes) else encode(one) for one in log))])
 
 
-def schedules(log: Log, faults_at_once: int = 2) -> Iterator[tuple[Schedule, FakeDynamo]]:
+def schedules(log: Log, faults_at_once: int = 2) -> Iterator[tuple[Schedule, MemoryTables]]:
     """Every schedule of ``log`` with up to ``faults_at_once`` faults, run."""
     places = range(1, len(log))
     for count in range(len(log)):
@@ -77,13 +78,13 @@ def schedules(log: Log, faults_at_once: int = 2) -> Iterator[tuple[Schedule, Fak
             yield from _from(Schedule(log, cuts, ()), faults_at_once)
 
 
-def _from(schedule: Schedule, more: int) -> Iterator[tuple[Schedule, FakeDynamo]]:
-    dynamo = schedule.run()
-    yield schedule, dynamo
+def _from(schedule: Schedule, more: int) -> Iterator[tuple[Schedule, MemoryTables]]:
+    tables = schedule.run()
+    yield schedule, tables
     if not more:
         return
     after = schedule.plan[-1][0] if schedule.plan else 0
-    for write in range(after + 1, dynamo.writes + 1):
+    for write in range(after + 1, tables.writes + 1):
         for fault in FAULTS:
             yield from _from(Schedule(schedule.log, schedule.cuts, (*schedule.plan, (write, fault))), more - 1)
 
@@ -93,9 +94,9 @@ def check(logs: Sequence[Log], faults_at_once: int = 2) -> tuple[int, Counter[st
     ran, injected, wrong = 0, Counter[str](), []
     for log in logs:
         wanted = expected(log)
-        for schedule, dynamo in schedules(log, faults_at_once):
+        for schedule, tables in schedules(log, faults_at_once):
             ran += 1
-            injected.update(dynamo.faults)
-            if differences := wanted.differences(dynamo):
+            injected.update(tables.dynamo.faults)
+            if differences := wanted.differences(tables):
                 wrong.append(f"{schedule}: {differences}")
     return ran, injected, wrong

@@ -7,12 +7,13 @@ from typing import Any
 
 from producer.event import Event, decode, encode
 from producer.kpl import Aggregate, decode_record
-from stream_consumer.items import rollup_item, session_item
+from stream_consumer.items import read_chunk, rollup_item, session_item
 from stream_consumer.kinesis_batch import position
 from stream_consumer.rollup import Folding, RollUp, quarter_of, standing, visitor_of
 from stream_consumer.seen import Verdict
 from stream_consumer.session import Session
-from tests.simulation.world import NAMES, FakeDynamo, Shard
+from tests.fake_dynamodb import MemoryTables
+from tests.simulation.world import Shard
 
 
 class Folded:
@@ -36,15 +37,13 @@ class Folded:
             for item in (rollup_item(folding.rollup(), at) for folding, at in self._rollups.values())
         }
 
-    def differences(self, dynamo: FakeDynamo) -> list[str]:
+    def differences(self, tables: MemoryTables) -> list[str]:
         """Where the tables are not what the log makes them, byte for byte."""
-        sessions = {key[0]: item for key, item in dynamo.tables[NAMES.sessions].items()}
-        rollups = {key: item for key, item in dynamo.tables[NAMES.rollups].items() if key[0] != "sites"}
         return [
-            *_differences("session", self.sessions, sessions),
-            *_differences("roll-up", self.rollups, rollups),
-            *_differences("events", self.events, stored_events(dynamo)),
-            *_differences("quarantine", dict.fromkeys(self.quarantine), dict.fromkeys(dynamo.tables[NAMES.quarantine])),
+            *_differences("session", self.sessions, tables.sessions),
+            *_differences("roll-up", self.rollups, tables.rollups),
+            *_differences("events", self.events, stored_events(tables)),
+            *_differences("quarantine", dict.fromkeys(self.quarantine), dict.fromkeys(tables.quarantine)),
         ]
 
     def _take(self, shard_id: str, at: str, payload: bytes) -> None:
@@ -71,11 +70,9 @@ class Folded:
             self._rollups[rollup] = (folding, at)
 
 
-def stored_events(dynamo: FakeDynamo) -> dict[str, bytes]:
+def stored_events(tables: MemoryTables) -> dict[str, bytes]:
     """The stored events by position; chunks may repeat them."""
-    from stream_consumer.items import read_chunk
-
-    return dict(pair for item in dynamo.tables[NAMES.session_events].values() for pair in read_chunk(item))
+    return dict(pair for item in tables.events.values() for pair in read_chunk(item))
 
 
 def _payloads(data: bytes) -> list[bytes]:

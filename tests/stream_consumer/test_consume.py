@@ -1,11 +1,9 @@
-"""The protocol under crashes, lost answers, redelivery and other batch borders: the tables equal the fold of the log."""
+"""The protocol, case by case; `tests/simulation/` runs it through every schedule of failures."""
 
 import os
 import random
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from producer.event import decode
 from stream_consumer.consume import MAX_ATTEMPTS, consume
@@ -13,7 +11,7 @@ from stream_consumer.items import read_chunk, read_rollup, read_session, session
 from stream_consumer.kinesis_batch import Poison, position
 from stream_consumer.rollup import QUARTER_MS, visitors_in
 from tests.builders import NOON, a_batch, an_event
-from tests.memory_store import Crash, MemoryStore
+from tests.fake_dynamodb import MemoryTables
 
 SHARD = "shardId-000000000000"
 
@@ -43,14 +41,14 @@ def a_log(rng: random.Random, size: int) -> list:
     return log
 
 
-def settled(log: list) -> MemoryStore:
+def settled(log: list) -> MemoryTables:
     """The tables after the whole log came in one batch and nothing failed."""
-    store = MemoryStore()
+    store = MemoryTables()
     assert consume(a_batch(log), store).failed_from is None
     return store
 
 
-def same_tables(one: MemoryStore, other: MemoryStore) -> None:
+def same_tables(one: MemoryTables, other: MemoryTables) -> None:
     assert one.sessions == other.sessions
     assert one.rollups == other.rollups
     assert one.quarantine == other.quarantine
@@ -58,53 +56,13 @@ def same_tables(one: MemoryStore, other: MemoryStore) -> None:
     assert events_of(one) == events_of(other)
 
 
-def events_of(store: MemoryStore) -> dict[str, bytes]:
+def events_of(store: MemoryTables) -> dict[str, bytes]:
     return dict(pair for item in store.events.values() for pair in read_chunk(item))
-
-
-def deliver(log: list, store: MemoryStore, rng: random.Random) -> None:
-    """Deliver the log as a mapping does, at least once: on from the first record not done, in batches of any size."""
-    at = 0
-    while at < len(log):
-        size = rng.randint(1, 6)
-        try:
-            outcome = consume(a_batch(log[at : at + size], first=at + 1), store)
-        except Crash:
-            continue
-        assert outcome.received <= len(log[at : at + size])
-        if outcome.failed_from is not None:
-            at = int(outcome.failed_from) - 1
-            continue
-        assert outcome.received == len(log[at : at + size])
-        at += size
-        if rng.random() < 0.2:  # the checkpoint was lost: some of it comes again
-            at = rng.randint(0, at)
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.integers(0, 2**32))
-def test_whatever_fails_the_tables_equal_the_fold_of_the_log(seed: int) -> None:
-    rng = random.Random(seed)
-    log = a_log(rng, rng.randint(1, 14))
-    faults = ["", "", "", "", "refused", "lost", "crash", "crash after"]
-    store = MemoryStore(lambda _: rng.choice(faults))
-    deliver(log, store, rng)
-    same_tables(store, settled(log))
-
-
-@pytest.mark.parametrize("fault", ["refused", "lost", "crash", "crash after"])
-def test_a_fault_at_each_single_write_changes_nothing_in_the_end(fault: str) -> None:
-    log = a_log(random.Random(7), 12)
-    whole = settled(log)
-    for nth in range(1, whole.writes + 1):
-        store = MemoryStore(lambda n, nth=nth: fault if n == nth else "")
-        deliver(log, store, random.Random(nth))
-        same_tables(store, whole)
 
 
 def test_the_ledger_adds_up_and_each_event_is_applied_once() -> None:
     log = a_log(random.Random(3), 30)
-    outcome = consume(a_batch(log), store := MemoryStore())
+    outcome = consume(a_batch(log), store := MemoryTables())
     assert outcome.received == len(log)
     assert outcome.applied == len(events_of(store))
     assert outcome.quarantined.total() == len(store.quarantine) > 0
@@ -116,53 +74,43 @@ def test_the_ledger_adds_up_and_each_event_is_applied_once() -> None:
 
 def test_a_table_that_refuses_sessions_gives_back_the_first_record_not_done() -> None:
     log = [an_event(1, session_id="a"), an_event(2, session_id="b"), an_event(3, session_id="a")]
-    refused = MemoryStore()
-    save = refused.save_session
-    refused.save_session = lambda item, base: (
-        (refused._write(lambda: None) if item["pk"]["S"] != "blog#b" else _refuse()) or save(item, base)
-    )
-    outcome = consume(a_batch(log), refused)
+    tables = MemoryTables()
+    # The writes are: the list of sites, the roll-up, the events, session a, session b.
+    tables.dynamo.choose = lambda write: "refused" if write == 5 else ""
+    outcome = consume(a_batch(log), tables)
     assert outcome.failed_from == "2"
     assert outcome.applied == 2
-    refused.save_session = save
-    assert consume(a_batch(log[1:], first=2), refused).failed_from is None
-    same_tables(refused, settled(log))
-
-
-def _refuse() -> None:
-    from stream_consumer.table import Unavailable
-
-    raise Unavailable("throttled")
+    assert set(tables.sessions) == {"blog#a"}
+    assert consume(a_batch(log[1:], first=2), tables).failed_from is None
+    same_tables(tables, settled(log))
 
 
 def test_somebody_elses_write_in_between_is_met_by_computing_again() -> None:
     log = [an_event(number) for number in range(1, 5)]
-    store = MemoryStore()
-    consume(a_batch(log[:2]), store)
-    zombie = iter([lambda: consume(a_batch(log[2:3], first=3), other_view(store))])
-    store.fault = lambda _: next(zombie, lambda: None)() and ""
-    outcome = consume(a_batch(log[2:], first=3), store)
+    tables = MemoryTables()
+    consume(a_batch(log[:2]), tables)
+
+    def zombie() -> None:
+        tables.dynamo.between = lambda: None
+        consume(a_batch(log[2:3], first=3), tables)
+
+    tables.dynamo.between = zombie
+    outcome = consume(a_batch(log[2:], first=3), tables)
     assert outcome.conflicts == 1
-    same_tables(store, settled(log))
-
-
-def other_view(store: MemoryStore) -> MemoryStore:
-    view = MemoryStore()
-    view.__dict__.update(store.__dict__, fault=lambda _: "")
-    return view
+    same_tables(tables, settled(log))
 
 
 def test_a_batch_that_never_wins_is_given_back_whole() -> None:
     from stream_consumer.table import Conflict
 
-    store = MemoryStore()
+    store = MemoryTables()
     tries = []
 
     def save_session(item, base) -> None:
         tries.append(item)
         raise Conflict("always")
 
-    store.save_session = save_session
+    store.save_session = save_session  # type: ignore[method-assign]
     outcome = consume(a_batch([an_event(1)], first=5), store)
     assert outcome.failed_from == "5"
     assert len(tries) == MAX_ATTEMPTS
@@ -170,7 +118,7 @@ def test_a_batch_that_never_wins_is_given_back_whole() -> None:
 
 
 def test_a_session_that_moves_to_a_child_shard_goes_on_there() -> None:
-    store = MemoryStore()
+    store = MemoryTables()
     consume(a_batch([an_event(1), an_event(2)], first=900), store)
     child = a_batch([an_event(3), an_event(2)], first=5, shard_id="shardId-000000000002")
     outcome = consume(child, store)
@@ -185,7 +133,7 @@ def test_a_session_that_moves_to_a_child_shard_goes_on_there() -> None:
 @pytest.mark.parametrize("numbered", [True, False])
 def test_a_bot_with_many_events_keeps_a_bounded_item_and_right_totals(numbered: bool) -> None:
     """20,000 events of one session; with LIVEINSIGHT_LONG=1 a million."""
-    store = MemoryStore()
+    store = MemoryTables()
     total = 1_000_000 if os.environ.get("LIVEINSIGHT_LONG") else 20_000
     for first in range(0, total, 5000):
         numbers = range(first, first + 5000)
@@ -218,7 +166,7 @@ def test_the_fullest_session_fits_into_an_item_many_times() -> None:
         for gap in range(12)
     ]
     events += [an_event(100_000 + n, event_id=f"{n:0128d}") for n in range(400)]
-    store = MemoryStore()
+    store = MemoryTables()
     assert consume(a_batch(events), store).failed_from is None
     assert len(store.sessions[session_key("blog", "s1")]["body"]["B"]) < 40_000
 

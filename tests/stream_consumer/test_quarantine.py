@@ -17,7 +17,7 @@ from stream_consumer.items import quarantine_item
 from stream_consumer.kinesis_batch import Arrived, Poison, position, read
 from stream_consumer.quarantine import PoisonGauge, Quarantine, Unredrivable, event_id_of
 from tests.builders import NOON, a_batch, a_lambda_event, an_event
-from tests.memory_store import MemoryStore
+from tests.fake_dynamodb import MemoryTables
 
 SHARD = "shardId-000000000000"
 
@@ -57,7 +57,7 @@ def test_plain_poison_is_put_aside_once_and_its_neighbours_are_applied(name: str
     payload, reason = (POISON | POISON_RECORDS)[name]
     payloads = [encode(an_event(1)), encode(an_event(2))]
     payloads.insert(place, payload)
-    store = MemoryStore()
+    store = MemoryTables()
     for _ in range(2):  # a redelivery quarantines nothing twice
         outcome = consume(read(a_lambda_event(payloads)), store)
         assert outcome.quarantined == {reason: 1}
@@ -81,12 +81,12 @@ def test_poison_inside_an_aggregate_leaves_the_rest_of_it_alone(name: str, place
     assert poison.payload == payload
     assert poison.position == position("1", place)
     assert poison.reason == (reason if name in POISON else "not_utf8")  # a frame in a frame is a payload like any
-    outcome = consume(read(a_lambda_event([encode_aggregate(payloads, "lane-0", "0")])), MemoryStore())
+    outcome = consume(read(a_lambda_event([encode_aggregate(payloads, "lane-0", "0")])), MemoryTables())
     assert (outcome.applied, outcome.quarantined.total()) == (2, 1)
 
 
 def test_when_most_of_a_shard_is_poison_the_consumer_stops_and_says_so() -> None:
-    gauge, store = PoisonGauge(limit=0.5, least=10), MemoryStore()
+    gauge, store = PoisonGauge(limit=0.5, least=10), MemoryTables()
     some = [*(an_event(n) for n in range(7)), *(poison(n) for n in range(8, 12))]
     assert consume(a_batch(some), store, gauge).failed_from is None
     most = [poison(n) for n in range(20, 40)]

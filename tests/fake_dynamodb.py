@@ -1,0 +1,165 @@
+"""DynamoDB in memory, as far as the consumer calls it: conditions hold when a write lands, and calls fail when told to."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from botocore.exceptions import ClientError, ReadTimeoutError
+
+from stream_consumer.items import SITES, Item
+from stream_consumer.table import TableNames, Tables
+
+NAMES = TableNames("sessions", "session-events", "rollups", "quarantine")
+
+#: What can happen to a write. "late": the function ends, and the write lands when others have gone by.
+FAULTS = ("refused", "lost", "crash before", "crash after", "late")
+Choose = Callable[[int], str]
+
+
+class Crash(BaseException):
+    """The function's process ended here: a crash, a timeout, or the end of the machine."""
+
+
+class FakeDynamo:
+    """DynamoDB's client as far as the consumer calls it: conditions hold when a write lands, not when it is sent.
+
+    ``choose(n)`` says what the n-th write meets: '' or one of FAULTS; ``between`` is called before each.
+    ``read`` says the same of a read: '', "refused", or "stale" (a roll-up as it was before its last write, as
+    a cache may hold it; sessions are always read as they are: the protocol needs that).
+    """
+
+    def __init__(
+        self,
+        choose: Choose = lambda _: "",
+        between: Callable[[], None] = lambda: None,
+        read: Callable[[], str] = lambda: "",
+    ) -> None:
+        self.tables: dict[str, dict[tuple[str, str], dict[str, Any]]] = {
+            name: {} for name in (NAMES.sessions, NAMES.session_events, NAMES.rollups, NAMES.quarantine)
+        }
+        self.choose = choose
+        self.between = between
+        self.read = read
+        self.writes = 0
+        self._before: dict[tuple[str, str], dict[str, Any] | None] = {}
+        self.faults: Counter[str] = Counter()
+        self._limbo: list[tuple[int, Callable[[], None]]] = []
+
+    def put_item(self, *, TableName: str, Item: dict[str, Any], **condition: Any) -> dict[str, Any]:
+        self._write(lambda: self._put(TableName, Item, condition))
+        return {}
+
+    def batch_write_item(self, *, RequestItems: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+        def write() -> None:
+            for table, requests in RequestItems.items():
+                for request in requests:
+                    self._put(table, request["PutRequest"]["Item"], {})
+
+        self._write(write)
+        return {}
+
+    def batch_get_item(self, *, RequestItems: dict[str, Any]) -> dict[str, Any]:
+        (table, wanted), *_ = RequestItems.items()
+        rows = self.tables[table]
+        keys = [_key(key) for key in wanted["Keys"]]
+        fault = self.read()
+        if fault == "refused":
+            self.faults["read refused"] += 1
+            raise ClientError({"Error": {"Code": "InternalServerError"}}, "BatchGetItem")
+        if fault == "stale" and table == NAMES.rollups:
+            self.faults["read stale"] += 1
+            rows = {key: old for key in keys if (old := self._before.get(key, rows.get(key)))}
+        return {"Responses": {table: [rows[key] for key in keys if key in rows]}}
+
+    def land_all(self) -> None:
+        """Let every write that is still on its way arrive."""
+        limbo, self._limbo = self._limbo, []
+        for _, write in limbo:
+            _late(write)
+
+    def _write(self, write: Callable[[], None]) -> None:
+        self.between()
+        self.writes += 1
+        due = [late for at, late in self._limbo if at <= self.writes]
+        self._limbo = [(at, late) for at, late in self._limbo if at > self.writes]
+        for late in due:
+            _late(late)
+        fault = self.choose(self.writes)
+        if fault:
+            self.faults[fault] += 1
+        if fault == "crash before":
+            raise Crash
+        if fault == "refused":
+            raise ClientError({"Error": {"Code": "ProvisionedThroughputExceededException"}}, "PutItem")
+        if fault == "late":
+            self._limbo.append((self.writes + 3, write))
+            raise Crash
+        write()
+        if fault == "lost":
+            raise ReadTimeoutError(endpoint_url="simulated")
+        if fault == "crash after":
+            raise Crash
+
+    def _put(self, table: str, item: dict[str, Any], condition: dict[str, Any]) -> None:
+        key = _key(item)
+        held = self.tables[table].get(key)
+        match condition.get("ConditionExpression"):
+            case None:
+                holds = True
+            case "attribute_not_exists(pk)":
+                holds = held is None
+            case "pos = :base":
+                holds = held is not None and held["pos"] == condition["ExpressionAttributeValues"][":base"]
+            case "attribute_not_exists(pk) OR pos < :new":  # what a planted fault asks
+                holds = held is None or held["pos"]["S"] < item["pos"]["S"]
+            case unknown:
+                raise AssertionError(unknown)
+        if not holds:
+            raise ClientError({"Error": {"Code": "ConditionalCheckFailedException"}, "Item": held}, "PutItem")
+        if table == NAMES.rollups:
+            self._before[key] = held
+        self.tables[table][key] = item
+
+
+def _key(item: dict[str, Any]) -> tuple[str, str]:
+    return item["pk"]["S"], item["sk"]["S"] if "sk" in item else ""
+
+
+def _late(write: Callable[[], None]) -> None:
+    with suppress(ClientError):  # nobody is there any more to hear that the condition did not hold
+        write()
+
+
+class MemoryTables(Tables):
+    """The real tables over a :class:`FakeDynamo`, one write after the other, and views of what they hold."""
+
+    def __init__(self, dynamo: FakeDynamo | None = None) -> None:
+        self.dynamo = dynamo or FakeDynamo()
+        super().__init__(self.dynamo, NAMES, writers=1)  # type: ignore[arg-type]
+
+    @property
+    def sessions(self) -> dict[str, Item]:
+        return {key[0]: item for key, item in self.dynamo.tables[NAMES.sessions].items()}
+
+    @property
+    def rollups(self) -> dict[tuple[str, str], Item]:
+        return {key: item for key, item in self.dynamo.tables[NAMES.rollups].items() if key[0] != SITES}
+
+    @property
+    def sites(self) -> set[str]:
+        return {key[1] for key in self.dynamo.tables[NAMES.rollups] if key[0] == SITES}
+
+    @property
+    def events(self) -> dict[tuple[str, str], Item]:
+        return self.dynamo.tables[NAMES.session_events]
+
+    @property
+    def quarantine(self) -> dict[tuple[str, str], Item]:
+        return self.dynamo.tables[NAMES.quarantine]
+
+    @property
+    def writes(self) -> int:
+        return self.dynamo.writes
