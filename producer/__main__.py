@@ -9,12 +9,9 @@ import io
 import json
 import math
 import os
-import resource
 import signal
-import socket
 import stat
 import sys
-import threading
 import time
 import zlib
 from collections import deque
@@ -22,9 +19,9 @@ from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
-if TYPE_CHECKING:
-    from flask import Flask
+from producer.serving import at_least_one, free_address, port_number, serve, url_of
 
+if TYPE_CHECKING:
     from producer.access_log import Tally
     from producer.client import EventProducer, Receipt
     from producer.event import Event
@@ -81,12 +78,6 @@ Memory: some 150 MB at most, however long the log, and about 100 bytes more for 
 """
 
 
-#: How many connections a worker of the collector holds, most of them idle: browsers keep theirs for minutes.
-_CONNECTIONS = 8192
-#: When an idle one is closed (s): after a load balancer would have closed it (AWS's: 60 s), or it sends into the void.
-_IDLE_SECONDS = 65
-
-
 class _Failure(Exception):  # noqa: N818 - one line for the user, and the exit status
     def __init__(self, message: str, status: int = 1) -> None:
         super().__init__(message)
@@ -119,10 +110,10 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=as_written,
     )
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    serve.add_argument("--port", type=_port, default=8080, help="0 takes a free one (default: %(default)s)")
-    serve.add_argument("--workers", type=_at_least_one, default=1, help="server processes (default: %(default)s)")
+    serve.add_argument("--port", type=port_number, default=8080, help="0 takes a free one (default: %(default)s)")
+    serve.add_argument("--workers", type=at_least_one, default=1, help="server processes (default: %(default)s)")
     serve.add_argument(
-        "--threads", type=_at_least_one, default=64, help="requests at a time in each (default: %(default)s)"
+        "--threads", type=at_least_one, default=64, help="requests at a time in each (default: %(default)s)"
     )
     serve.set_defaults(run=_serve)
 
@@ -141,7 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     load.add_argument("--verbose", action="store_true", help="list all broken lines, not the first 5")
     load.add_argument(
         "--sort-window",
-        type=_at_least_one,
+        type=at_least_one,
         default=100_000,
         metavar="N",
         help="how many requests are kept to be sorted by time, about 1 kB each (default: %(default)s)",
@@ -150,26 +141,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _at_least_one(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text}: at least 1")
-    return number
-
-
-def _port(text: str) -> int:
-    number = int(text)
-    if not 0 <= number <= 65_535:
-        raise argparse.ArgumentTypeError(f"{text}: a port is 0 to 65535")
-    return number
-
-
 def _serve(arguments: argparse.Namespace) -> int:
     from botocore.exceptions import BotoCoreError
-    from granian import Granian
-    from granian.constants import HTTPModes, Interfaces
-    from granian.http import HTTP1Settings
-    from granian.log import LogLevels
 
     from producer import collector
     from producer.client import local_or_environ_kinesis
@@ -177,77 +150,19 @@ def _serve(arguments: argparse.Namespace) -> int:
     try:
         settings = collector.CollectorSettings.from_environ(os.environ)
         kinesis, producer_settings = local_or_environ_kinesis(os.environ)
+        address = free_address(arguments.host, arguments.port)
     except (ValueError, BotoCoreError) as error:
         raise _Failure(str(error), 2) from None
-    address, port = _free_address(arguments.host, arguments.port)
-    server = Granian(
+    at = f"stream {producer_settings.stream} at {kinesis.meta.endpoint_url}"
+    print(f"collector: {url_of(address)}/events -> {at}", file=sys.stderr, flush=True)
+    serve(
         "producer.collector:app",
-        address=address,
-        port=port,
-        interface=Interfaces.WSGI,
-        http=HTTPModes.http1,
-        http1_settings=HTTP1Settings(header_read_timeout=_IDLE_SECONDS * 1000),
+        address,
         workers=arguments.workers,
-        blocking_threads=arguments.threads,
-        backpressure=_room_for(_CONNECTIONS),
-        workers_kill_timeout=math.ceil(settings.answer_within + collector.CLOSE_SECONDS) + 3,
-        log_level=LogLevels.error,
+        threads=arguments.threads,
+        grace=math.ceil(settings.answer_within + collector.CLOSE_SECONDS) + 3,
     )
-    shown = f"[{address}]" if ":" in address else address
-    print(
-        f"collector: http://{shown}:{port}/events -> stream {producer_settings.stream} at {kinesis.meta.endpoint_url}",
-        file=sys.stderr,
-        flush=True,
-    )
-    server.serve(target_loader=_worker, wrap_loader=False)
     return 0
-
-
-def _worker() -> Flask:
-    """The application of a worker process; that stops at the first SIGTERM and heeds no signal after it.
-
-    The server's own handler may lock itself up when two signals come at once, and they do: a terminal's
-    Ctrl-C and systemd's SIGTERM go to all processes, and then the main process sends one to its workers.
-    """
-    from producer import collector
-
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    threading.Thread(target=_stop_once, args=(signal.getsignal(signal.SIGTERM),), name="stop", daemon=True).start()
-    return collector.app()
-
-
-def _stop_once(inherited: object) -> None:
-    signal.sigwait({signal.SIGTERM})
-    time.sleep(0.1)  # the main process may have got the same signal, and should know before a worker is gone
-    while (handler := signal.getsignal(signal.SIGTERM)) is inherited:
-        time.sleep(0.01)  # the server is not yet up
-    if callable(handler):
-        handler(signal.SIGTERM, None)
-
-
-def _room_for(connections: int) -> int:
-    """How many connections this process may have open, at most ``connections``; raises its limit to that."""
-    besides = 256  # files of its own, and connections to AWS
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < connections + besides:
-        soft = connections + besides if hard == resource.RLIM_INFINITY else min(connections + besides, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        return max(soft - besides, 1)
-    return connections
-
-
-def _free_address(host: str, port: int) -> tuple[str, int]:
-    """The numeric address and port to listen on. The server itself would share a port that another one has."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-            free: tuple[str, int] = probe.getsockname()[:2]
-            return free
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise _Failure(f"cannot listen on {host} port {port}: {reason}; choose another --port or --host", 2) from None
 
 
 def _import(arguments: argparse.Namespace) -> int:

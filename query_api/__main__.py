@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import socket
 import sys
 from collections.abc import Sequence
+
+from producer.serving import at_least_one, free_address, port_number, serve, url_of
 
 _ABOUT = """\
 Serve LiveInsight's query API and its dashboard over HTTP:
@@ -52,36 +53,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serve until a signal; returns the exit status. Messages go to stderr."""
     arguments = _parser().parse_args(argv)
     from botocore.exceptions import BotoCoreError, NoRegionError
-    from granian import Granian
-    from granian.constants import Interfaces
-    from granian.log import LogLevels
 
-    from query_api.app import app, create_client
+    from query_api.app import create_client
     from query_api.settings import ApiSettings
 
     try:
-        address, port = _free_address(arguments.host, arguments.port)
-        settings = ApiSettings.from_environ(os.environ)
-        endpoint = create_client(settings).meta.endpoint_url
+        address = free_address(arguments.host, arguments.port)
+        endpoint = create_client(ApiSettings.from_environ(os.environ)).meta.endpoint_url
     except NoRegionError:
         print("query_api: no AWS region; set AWS_REGION", file=sys.stderr)
         return 2
     except (ValueError, BotoCoreError) as error:
         print(f"query_api: {error}", file=sys.stderr)
         return 2
-    server = Granian(
-        "query_api.app:app",
-        address=address,
-        port=port,
-        interface=Interfaces.WSGI,
-        workers=arguments.workers,
-        blocking_threads=arguments.threads,
-        workers_kill_timeout=_GRACE,
-        log_level=LogLevels.error,
-    )
-    shown = f"[{address}]" if ":" in address else address
-    print(f"query_api: http://{shown}:{port}/ reads DynamoDB at {endpoint}", file=sys.stderr, flush=True)
-    server.serve(target_loader=app, wrap_loader=False)
+    print(f"query_api: {url_of(address)}/ reads DynamoDB at {endpoint}", file=sys.stderr, flush=True)
+    serve("query_api.app:app", address, workers=arguments.workers, threads=arguments.threads, grace=_GRACE)
     return 0
 
 
@@ -93,42 +79,14 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    parser.add_argument("--port", type=_port, default=8000, help="0 takes a free one (default: %(default)s)")
+    parser.add_argument("--port", type=port_number, default=8000, help="0 takes a free one (default: %(default)s)")
     parser.add_argument(
-        "--workers", type=_at_least_one, default=1, help="server processes, each with its cache (default: %(default)s)"
+        "--workers", type=at_least_one, default=1, help="server processes, each with its cache (default: %(default)s)"
     )
     parser.add_argument(
-        "--threads", type=_at_least_one, default=32, help="requests at a time in each (default: %(default)s)"
+        "--threads", type=at_least_one, default=32, help="requests at a time in each (default: %(default)s)"
     )
     return parser
-
-
-def _at_least_one(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text}: at least 1")
-    return number
-
-
-def _port(text: str) -> int:
-    number = int(text)
-    if not 0 <= number <= 65_535:
-        raise argparse.ArgumentTypeError(f"{text}: a port is 0 to 65535")
-    return number
-
-
-def _free_address(host: str, port: int) -> tuple[str, int]:
-    """The numeric address and port to listen on. The server itself would share a port that another one has."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-            free: tuple[str, int] = probe.getsockname()[:2]
-            return free
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise ValueError(f"cannot listen on {host} port {port}: {reason}; choose another --port or --host") from None
 
 
 if __name__ == "__main__":
