@@ -146,18 +146,11 @@ def local_or_environ_kinesis(environ: Mapping[str, str]) -> tuple[KinesisClient,
         read_timeout=READ_TIMEOUT,
         tcp_keepalive=True,
     )
-    local = "LIVEINSIGHT_STREAM" not in given and not any(name.startswith("AWS_ENDPOINT_URL") for name in given)
+    local = local_engine(given, "LIVEINSIGHT_STREAM")
     try:
         session = boto3.session.Session()
         if local:
-            return session.client(
-                "kinesis",
-                endpoint_url=f"http://127.0.0.1:{_port(given.get('AWS_PORT', DEFAULT_LOCAL_PORT))}",
-                region_name="us-east-1",
-                aws_access_key_id="local",
-                aws_secret_access_key="local",  # noqa: S106 - the local engine takes any
-                config=config.merge(Config(proxies={})),
-            ), settings
+            return session.client("kinesis", config=config.merge(Config(proxies={})), **local), settings
         return session.client(
             "kinesis",
             endpoint_url=given.get("AWS_ENDPOINT_URL_KINESIS") or given.get("AWS_ENDPOINT_URL"),
@@ -172,10 +165,23 @@ def local_or_environ_kinesis(environ: Mapping[str, str]) -> tuple[KinesisClient,
         raise ValueError(str(error) if local else f"AWS_ENDPOINT_URL: {error}") from None
 
 
-def _port(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,5}", text) or not 1 <= int(text) <= 65_535:
-        raise ValueError(f"AWS_PORT is {text!r}; it must be a port, 1 to 65535")
-    return int(text)
+def local_engine(environ: Mapping[str, str], *names: str) -> dict[str, Any]:
+    """What a boto3 client needs to reach the AWS of a `make run` on this machine, at port AWS_PORT.
+
+    Nothing where the environment means another one: it sets one of ``names``, or an endpoint. Raises
+    ValueError for an AWS_PORT that is none.
+    """
+    if any(name in environ for name in names) or any(name.startswith("AWS_ENDPOINT_URL") for name in environ):
+        return {}
+    port = environ.get("AWS_PORT") or DEFAULT_LOCAL_PORT
+    if not re.fullmatch(r"[0-9]{1,5}", port) or not 1 <= int(port) <= 65_535:
+        raise ValueError(f"AWS_PORT is {port!r}; it must be a port, 1 to 65535")
+    return {
+        "endpoint_url": f"http://127.0.0.1:{port}",
+        "region_name": "us-east-1",
+        "aws_access_key_id": "local",
+        "aws_secret_access_key": "local",  # the local engine takes any
+    }
 
 
 class Receipt:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from producer.client import DEFAULT_LOCAL_PORT, local_or_environ_kinesis
-from stream_consumer.lambda_handler import ConsumerSettings
+from producer.client import local_engine, local_or_environ_kinesis
 from stream_consumer.quarantine import Quarantine, Quarantined, Unredrivable
+from stream_consumer.table import TableNames
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -90,19 +90,10 @@ def _dynamodb(environ: Mapping[str, str]) -> tuple[DynamoDBClient, str]:
     import boto3
     from botocore.config import Config
 
-    table = ConsumerSettings.from_environ(environ).tables.quarantine
+    table = TableNames.from_environ(environ).quarantine
     config = Config(connect_timeout=3, read_timeout=10, retries={"mode": "standard", "total_max_attempts": 3})
-    named = {"LIVEINSIGHT_QUARANTINE_TABLE", "LIVEINSIGHT_STREAM"} & environ.keys()
-    if named or any(name.startswith("AWS_ENDPOINT_URL") for name in environ):
-        return boto3.client("dynamodb", config=config), table
-    return boto3.client(
-        "dynamodb",
-        config=config,
-        endpoint_url=f"http://127.0.0.1:{environ.get('AWS_PORT') or DEFAULT_LOCAL_PORT}",
-        region_name="us-east-1",
-        aws_access_key_id="local",
-        aws_secret_access_key="local",  # noqa: S106 - the local engine takes any
-    ), table
+    local = local_engine(environ, "LIVEINSIGHT_QUARANTINE_TABLE", "LIVEINSIGHT_STREAM")
+    return boto3.client("dynamodb", config=config, **local), table
 
 
 def _list(quarantine: Quarantine, given: argparse.Namespace) -> int:
