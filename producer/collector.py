@@ -45,6 +45,9 @@ from producer.client import BufferFull, DeliveryFailed, EventProducer, ProducerC
 from producer.event import Event, Received, Rejected, parse_request
 
 MAX_BODY_BYTES = 1024 * 1024
+#: How much of a refused body is read on, so that its sender sees the answer.
+MAX_DROPPED_BYTES = 16 * 1024 * 1024
+_DROPPED_AT_ONCE = 64 * 1024
 MAX_EVENTS = 10_000
 #: How long (s) after a failed delivery the collector calls itself unhealthy, if none succeeds meanwhile.
 #: It must end by itself: a collector that a load balancer has taken out gets no request to succeed with.
@@ -404,6 +407,7 @@ def _answer_errors_as_json(app: Flask, intake: Intake) -> None:
     @app.errorhandler(_Refused)
     def refused(refusal: _Refused) -> Response:
         intake.reject(refusal.reason, refusal.error)
+        _read_on(request)
         return _json(refusal.status, {"error": refusal.error, "reason": refusal.reason})
 
     @app.errorhandler(HTTPException)
@@ -437,6 +441,15 @@ def _body(request: Request) -> bytes:
     if request.content_length is not None and len(body) < request.content_length:
         raise _Refused(HTTPStatus.BAD_REQUEST, Refusal.BODY_INCOMPLETE, "the body ends before its Content-Length")
     return _gunzip(bytes(body)) if encoding.endswith("gzip") else bytes(body)
+
+
+def _read_on(request: Request) -> None:
+    """Read and drop what is left of a refused body, within reason: answered while it still sends, a client
+    would see its connection reset and not the answer.
+    """
+    for _ in range(MAX_DROPPED_BYTES // _DROPPED_AT_ONCE):
+        if not request.stream.read(_DROPPED_AT_ONCE):
+            return
 
 
 def _gunzip(data: bytes) -> bytes:

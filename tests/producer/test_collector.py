@@ -15,7 +15,7 @@ from werkzeug.test import TestResponse, create_environ, run_wsgi_app
 
 from producer import collector
 from producer.client import BufferFull, DeliveryFailed, ProducerClosed
-from producer.collector import MAX_BODY_BYTES, MAX_EVENTS, CollectorSettings, Refusal, create_app
+from producer.collector import MAX_BODY_BYTES, MAX_DROPPED_BYTES, MAX_EVENTS, CollectorSettings, Refusal, create_app
 from producer.event import Reason, encode
 
 NOW = 1_795_000_000_000
@@ -223,10 +223,22 @@ def test_a_body_of_unknown_length_is_bounded_too(size, status):
     assert answer.status_code == status
 
 
-def test_an_announced_length_that_is_too_large_is_refused_unread():
-    stream = io.BytesIO(b"[]")
-    answer = post_stream(Door(), stream, CONTENT_LENGTH=str(MAX_BODY_BYTES + 1))
-    assert (answer.status_code, stream.tell()) == (413, 0)
+@pytest.mark.parametrize(("size", "read"), [(MAX_BODY_BYTES + 1, MAX_BODY_BYTES + 1), (2**30, MAX_DROPPED_BYTES)])
+def test_a_body_that_is_too_large_is_read_on_within_reason_so_that_its_sender_sees_the_answer(size, read):
+    class Body(io.RawIOBase):
+        count = 0
+
+        def readable(self):
+            return True
+
+        def readinto(self, buffer):
+            got = min(len(buffer), size - self.count)
+            self.count += got
+            return got
+
+    stream = Body()
+    answer = post_stream(Door(), stream, CONTENT_LENGTH=str(size))
+    assert (answer.status_code, stream.count) == (413, read)
 
 
 def test_a_body_that_ends_early_is_refused():
