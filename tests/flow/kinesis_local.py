@@ -15,7 +15,8 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError
 
-from tests.flow.running import ROOT, free_ports
+from tests.flow.running import ROOT
+from tests.free_ports import free_ports
 
 if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient
@@ -47,7 +48,7 @@ def kinesis_local(log: Path, resharding_ms: int) -> Iterator[KinesisClient]:
 
     A stream is UPDATING for ``resharding_ms`` when its shards split or merge.
     """
-    ports = free_ports("KINESIS_MOCK_PLAIN_PORT", "KINESIS_MOCK_TLS_PORT")
+    ports = dict(zip(("KINESIS_MOCK_PLAIN_PORT", "KINESIS_MOCK_TLS_PORT"), free_ports(2), strict=True))
     durations = dict.fromkeys(("SPLIT_SHARD_DURATION", "MERGE_SHARDS_DURATION"), f"{resharding_ms}ms")
     with log.open("wb") as output:
         process = subprocess.Popen(

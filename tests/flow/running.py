@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -15,6 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from tests.free_ports import free_ports
 
 ROOT = Path(__file__).parents[2]
 
@@ -63,21 +64,10 @@ class Running:
         return self.process.wait(timeout=120)
 
 
-def free_ports(*names: str) -> dict[str, int]:
-    sockets = [socket.socket() for _ in names]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return {name: one.getsockname()[1] for name, one in zip(names, sockets, strict=True)}
-    finally:
-        for one in sockets:
-            one.close()
-
-
 @contextmanager
 def running(directory: Path, **environ: str) -> Iterator[Running]:
     """Start everything, wait for READY, and stop it in the end."""
-    ports = free_ports("COLLECTOR_PORT", "QUERY_PORT", "AWS_PORT")
+    ports = dict(zip(("COLLECTOR_PORT", "QUERY_PORT", "AWS_PORT"), free_ports(3), strict=True))
     process = subprocess.Popen(
         [sys.executable, "-m", "infra.local"],
         cwd=ROOT,

@@ -13,7 +13,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import pytest
 
 from infra.local import reaper
 from infra.local.__main__ import RunSettings, aws_environ
+from tests.free_ports import free_ports
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,14 +34,6 @@ def environ(**more: str) -> dict[str, str]:
         if not name.startswith(("AWS_", "LIVEINSIGHT_", "DEMO")) and not name.endswith("_PORT") and name != "FRESH"
     }
     return mine | more
-
-
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
 
 
 def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
