@@ -333,10 +333,11 @@ def visit(browser: Browser, address: str) -> Iterator[Callable[..., Visit]]:
     assert [said for said in complaints if "Failed to load resource" not in said] == []
 
 
-def rows(page: Page, name: str) -> list[list[str]]:
-    """The texts of a bar list: label and amount."""
+def expect_rows(page: Page, name: str, wanted: list[list[str]]) -> None:
+    """A bar list comes to show these labels and amounts; each panel is filled when its own answer is there."""
     items = page.locator(f"#{name} li")
-    return [[item.locator(".label").inner_text(), item.locator(".amount").inner_text()] for item in items.all()]
+    expect(items.locator(".label")).to_have_text([label for label, _ in wanted])
+    expect(items.locator(".amount")).to_have_text([amount for _, amount in wanted])
 
 
 def test_shows_the_figures_of_the_site(visit: Callable[..., Visit]) -> None:
@@ -354,11 +355,11 @@ def test_shows_the_figures_of_the_site(visit: Callable[..., Visit]) -> None:
     expect(page.locator("#conversions")).to_have_text("42")
     expect(page.locator("#conversions-note")).to_have_text("€1,999.50")
     expect(page.locator("#conversion-rate")).to_have_text("3.4%")
-    assert rows(page, "pages") == [["/", "812"], ["/lamps", "430"], ["/cart", "96"]]
-    assert rows(page, "referrers") == [["Direct", "240"], ["google.com", "180"]]
-    assert rows(page, "sources") == [["Direct", "240"], ["Google", "180"], ["Bing", "12"]]
-    assert rows(page, "devices") == [["Mobile", "301"], ["Desktop", "191"]]
-    assert rows(page, "pages-now") == [["/", "9"], ["/lamps", "5"]]
+    expect_rows(page, "pages", [["/", "812"], ["/lamps", "430"], ["/cart", "96"]])
+    expect_rows(page, "referrers", [["Direct", "240"], ["google.com", "180"]])
+    expect_rows(page, "sources", [["Direct", "240"], ["Google", "180"], ["Bing", "12"]])
+    expect_rows(page, "devices", [["Mobile", "301"], ["Desktop", "191"]])
+    expect_rows(page, "pages-now", [["/", "9"], ["/lamps", "5"]])
     first = page.locator("#active tr").first
     expect(first).to_contain_text("Oak lamp")
     expect(first).to_contain_text("/lamps/oak")
@@ -381,6 +382,7 @@ def test_follows_the_site_without_a_reload_and_leaves_focus_scroll_and_nodes_in_
 ) -> None:
     page = visit().open()
     expect(page.locator("#active tr")).to_have_count(2)
+    expect(page.locator("#pages li")).to_have_count(3)
     page.locator("#active .title", has_text="Cart").focus()
     page.evaluate(
         "() => { document.querySelector('#pages li').mark = document.querySelector('#active tr').mark = window.mark = 'kept' }"
@@ -398,7 +400,7 @@ def test_follows_the_site_without_a_reload_and_leaves_focus_scroll_and_nodes_in_
     expect(page.locator("#visitors-now")).to_have_text("18")
     expect(page.locator("#active tr .title")).to_have_text(["Newcomer", "Cart", "Oak lamp"])
     expect(page.locator("#page-views")).to_have_text("4,400")
-    assert rows(page, "pages") == [["/", "900"], ["/new", "500"], ["/lamps", "431"]]
+    expect_rows(page, "pages", [["/", "900"], ["/new", "500"], ["/lamps", "431"]])
     assert page.evaluate(
         "() => [document.querySelector('#pages li').mark, document.querySelector('#active tr:last-child').mark]"
     ) == ["kept", "kept"]
@@ -637,6 +639,7 @@ def test_a_switch_during_an_outage_leaves_nothing_of_the_old_site(api: StandIn, 
 def test_ranges_ask_for_whole_quarters(api: StandIn, visit: Callable[..., Visit]) -> None:
     page = visit().open("/?site=shop&range=1h")
     expect(page.locator("#summary-title")).to_have_text("Last hour")
+    expect(page.locator("#pages li")).to_have_count(3)
     query = [query for path, query in api.asked if path == "/api/statistics/hourly/"][-1]
     start, end = from_iso(query["from"]), from_iso(query["to"])
     assert start.timestamp() % 900 == end.timestamp() % 900 == 0
@@ -722,8 +725,9 @@ def test_rests_while_the_tab_is_hidden(api: StandIn, visit: Callable[..., Visit]
       Object.defineProperty(document, "hidden", { configurable: true, get: () => hidden });
       document.dispatchEvent(new Event("visibilitychange"));
     }"""
+    expect(page.locator("#pages li")).to_have_count(3)
     page.evaluate(hide, True)
-    page.wait_for_timeout(100)
+    page.wait_for_timeout(500)
     before = len(api.asked)
     later(page, 120)
     page.wait_for_timeout(100)
