@@ -263,7 +263,7 @@ def serving(stand_in: StandIn) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     # A poll that was under way when `later` jumped comes again after 5 s at most.
-    expect.set_options(timeout=12_000)
+    expect.set_options(timeout=30_000)
     with sync_playwright() as playwright:
         launched = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield launched
@@ -336,7 +336,7 @@ def visit(browser: Browser, address: str) -> Iterator[Callable[..., Visit]]:
 def expect_rows(page: Page, name: str, wanted: list[list[str]]) -> None:
     """A bar list comes to show these labels and amounts; each panel is filled when its own answer is there."""
     items = page.locator(f"#{name} li")
-    expect(items.locator(".label")).to_have_text([label for label, _ in wanted])
+    expect(items.locator(".label")).to_have_text([label for label, _ in wanted], use_inner_text=True)
     expect(items.locator(".amount")).to_have_text([amount for _, amount in wanted])
 
 
