@@ -8,7 +8,7 @@ of shards and quarters merge into those of a day or a site by adding.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 from msgspec import Struct, field
@@ -259,11 +259,3 @@ def bounded(label: str) -> str:
 def visitor_of(event: Event) -> str:
     """Who counts as one visitor: the user if the event names one, else the session."""
     return f"u{event.user_id}" if event.user_id else f"s{event.session_id}"
-
-
-def visitors_in(rollups: Iterable[RollUp]) -> Visitors:
-    """The distinct visitors of several roll-ups."""
-    whole = Visitors()
-    for rollup in rollups:
-        whole.merge(Visitors.from_bytes(rollup.visitors))
-    return whole

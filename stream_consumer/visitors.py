@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -116,14 +115,6 @@ def _native(hashes: array[int]) -> array[int]:
     if sys.byteorder == "big":
         hashes.byteswap()
     return hashes
-
-
-def union(all_visitors: Iterable[Visitors]) -> Visitors:
-    """The visitors of all of them, each counted once."""
-    whole = Visitors()
-    for visitors in all_visitors:
-        whole.merge(visitors)
-    return whole
 
 
 @lru_cache(maxsize=16384)

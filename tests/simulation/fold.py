@@ -24,7 +24,6 @@ class Folded:
         self._rollups: dict[tuple[str, int, str], tuple[Folding, str]] = {}
         self.events: dict[str, bytes] = {}
         self.quarantine: set[tuple[str, str]] = set()
-        self.payloads = self.duplicates = 0
         for shard in shards:
             for number, data in enumerate(shard.records, shard.first_sequence_number):
                 for index, payload in enumerate(_payloads(data)):
@@ -47,7 +46,6 @@ class Folded:
         ]
 
     def _take(self, shard_id: str, at: str, payload: bytes) -> None:
-        self.payloads += 1
         event = decode(payload)
         if not isinstance(event, Event):
             self.quarantine.add((shard_id, at))
@@ -57,7 +55,6 @@ class Folded:
         before = standing(session)
         positions[shard_id] = at
         if session.apply(event) is not Verdict.APPLIED:
-            self.duplicates += 1
             return
         after = standing(session)
         self.events[f"{shard_id}={at}"] = encode(event)

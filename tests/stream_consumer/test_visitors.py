@@ -2,7 +2,14 @@ import random
 
 import pytest
 
-from stream_consumer.visitors import EXACT, RELATIVE_STANDARD_ERROR, Visitors, union
+from stream_consumer.visitors import EXACT, RELATIVE_STANDARD_ERROR, Visitors
+
+
+def union(parts) -> Visitors:
+    whole = Visitors()
+    for part in parts:
+        whole.merge(part)
+    return whole
 
 
 def visitors(names) -> Visitors:
