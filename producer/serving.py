@@ -16,8 +16,9 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -64,15 +65,33 @@ def url_of(address: tuple[str, int]) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def serve(application: str, address: tuple[str, int], *, workers: int, threads: int, grace: int) -> None:
+class Gateway(Protocol):
+    """An RSGI application that answers with a WSGI one, and ends by itself what does not end."""
+
+    def __call__(self, scope: Any, protocol: Any) -> Any:
+        """Answer one request."""
+
+    def stop(self) -> None:
+        """The server is about to stop: end every stream. Called in any thread."""
+
+
+def serve(
+    application: str,
+    address: tuple[str, int],
+    *,
+    workers: int,
+    threads: int,
+    grace: int,
+    gateway: Callable[[Flask, int], Gateway] | None = None,
+) -> None:
     """Serve until SIGTERM or Ctrl-C, then answer what was begun and return.
 
     ``application`` names a function ``module:function`` that makes the Flask application, called in each worker;
     ``threads`` is how many requests a worker handles at a time; a worker that is not done ``grace`` s after the
-    signal is killed.
+    signal is killed. With a ``gateway``, which is given the application and ``threads``, granian speaks RSGI to that.
     """
     from granian import Granian
-    from granian.constants import HTTPModes, Interfaces
+    from granian.constants import HTTPModes, Interfaces, Loops
     from granian.http import HTTP1Settings
     from granian.log import LogLevels
 
@@ -80,33 +99,45 @@ def serve(application: str, address: tuple[str, int], *, workers: int, threads: 
         application,
         address=address[0],
         port=address[1],
-        interface=Interfaces.WSGI,
+        interface=Interfaces.RSGI if gateway else Interfaces.WSGI,
+        loop=Loops.asyncio,
         http=HTTPModes.http1,
         http1_settings=HTTP1Settings(header_read_timeout=_IDLE_SECONDS * 1000),
         workers=workers,
-        blocking_threads=threads,
+        blocking_threads=None if gateway else threads,
         backpressure=_room_for(_CONNECTIONS),
         workers_kill_timeout=grace,
         log_level=LogLevels.error,
     )
-    server.serve(target_loader=partial(_worker, application), wrap_loader=False)
+    server.serve(target_loader=partial(_worker, application, threads, gateway), wrap_loader=False)
 
 
-def _worker(application: str) -> Flask:
+def _worker(application: str, threads: int, gateway: Callable[[Flask, int], Gateway] | None) -> Callable[..., Any]:
     """The application of a worker process, which stops at the first SIGTERM and heeds no signal after it."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    threading.Thread(target=_stop_once, args=(signal.getsignal(signal.SIGTERM),), name="stop", daemon=True).start()
+    made: list[Gateway] = []
+    stop = (signal.getsignal(signal.SIGTERM), made)
+    threading.Thread(target=_stop_once, args=stop, name="stop", daemon=True).start()
     module, _, function = application.partition(":")
-    made: Flask = getattr(importlib.import_module(module), function)()
-    return made
+    app: Flask = getattr(importlib.import_module(module), function)()
+    if not gateway:
+        return app
+    made.append(gateway(app, threads))
+    return made[0]
 
 
-def _stop_once(inherited: object) -> None:
+def _stop_once(inherited: object, made: list[Gateway]) -> None:
     signal.sigwait({signal.SIGTERM})
     time.sleep(0.1)  # the main process may have got the same signal, and should know before a worker is gone
     while (handler := signal.getsignal(signal.SIGTERM)) is inherited:
         time.sleep(0.01)  # the server is not yet up
-    if callable(handler):
+    if made:
+        made[0].stop()
+        # The event loop's handler is not to be called, it waits for a signal: it gets this one.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    elif callable(handler):
         handler(signal.SIGTERM, None)
 
 

@@ -1,51 +1,40 @@
-"""The query API's WSGI application: the API's routes, the dashboard's files, and what every answer has in common."""
+"""The query API's WSGI application: the API's routes, its documentation, the dashboard, and how each answer ends."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
-import re
+import random
 import time
 from collections.abc import Callable, Mapping
 from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
 from flask import Flask, Response, request
-from flask_caching import Cache
-from werkzeug.exceptions import HTTPException, InternalServerError
+from werkzeug.exceptions import HTTPException
 
-from query_api.parameters import ParameterError
+from query_api import docs_page
+from query_api.answering import Answering
+from query_api.caching import answer_store
+from query_api.common_headers import CommonHeaders
+from query_api.errors import Problem, refusal
+from query_api.live import TooManyStreams
+from query_api.read_keys import ReadKeys, Refused
 from query_api.reader import Reader
-from query_api.routes import Api, NotFound
+from query_api.routes import AnyText, Routes
 from query_api.settings import ApiSettings
+from query_api.sources import Sources
+from query_api.static_files import StaticFiles, respond
 from stream_consumer.table import Unavailable
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
 DASHBOARD = Path(__file__).parent / "dashboard"
-_CONTENT_TYPES = {
-    ".html": "text/html; charset=utf-8",
-    ".js": "text/javascript; charset=utf-8",
-    ".css": "text/css; charset=utf-8",
-    ".svg": "image/svg+xml",
-    ".png": "image/png",
-    ".ico": "image/x-icon",
-    ".woff2": "font/woff2",
-    ".txt": "text/plain; charset=utf-8",
-}
-#: Scripts and styles come from this server's files only; nothing from another site, nothing inline.
-_POLICY = (
-    "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'none';"
-    " frame-ancestors 'none'"
-)
-#: Answers kept at a time. Each has 256 KiB at most, and nearly all have a few.
-_CACHED_ANSWERS = 400
+#: The largest body of a request, in bytes. None is read.
+MAX_BODY_BYTES = 64 * 1024
 _RETRY_SECONDS = 5
-_PREFLIGHT_SECONDS = 86_400
 
 _log = logging.getLogger("liveinsight.query_api")
 
@@ -55,68 +44,28 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def create_app(reader: Reader, settings: ApiSettings, clock: Callable[[], int] = now_ms) -> Flask:
-    """The application. ``reader`` stays its maker's, who closes it; ``clock`` gives ms since 1970 UTC."""
+def create_app(
+    reader: Reader,
+    settings: ApiSettings,
+    clock: Callable[[], int] = now_ms,
+    read_keys: ReadKeys | None = None,
+    jitter: Callable[[], float] = random.random,
+) -> Flask:
+    """The application. ``reader`` stays its maker's, who closes it; ``clock`` gives ms since 1970 UTC.
+
+    Without ``read_keys`` everybody may read. ``jitter`` gives numbers from 0 to 1.
+    """
     app = Flask("liveinsight.query_api", static_folder=None)
     app.url_map.merge_slashes = False
-    cache = Cache(
-        app,
-        with_jinja2_ext=False,
-        config={
-            "CACHE_TYPE": "SimpleCache",
-            "CACHE_THRESHOLD": _CACHED_ANSWERS,
-            "CACHE_KEY_PREFIX": "liveinsight:",
-        },
-    )
-    app.register_blueprint(Api(reader, settings, cache, clock).blueprint())
-
-    @app.get("/")
-    def dashboard() -> Response:
-        return _file("index.html")
-
-    @app.get("/dashboard/<name>")
-    def dashboard_file(name: str) -> Response:
-        return _file(name)
-
-    @app.after_request
-    def in_common(response: Response) -> Response:
-        headers = response.headers
-        headers["X-Content-Type-Options"] = "nosniff"
-        headers["Referrer-Policy"] = "same-origin"
-        headers["Content-Security-Policy"] = _POLICY
-        if response.status_code >= 400:
-            headers["Cache-Control"] = "no-store"
-        if request.path.startswith(("/api/", "/health")):
-            _allow_origin(response, settings.allowed_origins)
-        return response
-
-    @app.errorhandler(ParameterError)
-    def bad_parameter(error: ParameterError) -> Response:
-        return _error(400, str(error))
-
-    @app.errorhandler(NotFound)
-    def not_found(error: NotFound) -> Response:
-        return _error(404, str(error))
-
-    @app.errorhandler(Unavailable)
-    def unavailable(error: Unavailable) -> Response:
-        _log.warning("%s %s: %s (%s)", request.method, request.path, error, error.__cause__)
-        headers = {"Retry-After": str(_RETRY_SECONDS)}
-        if request.path.startswith("/health"):
-            return _json(503, {"status": "unavailable", "error": str(error)}, headers)
-        return _error(503, str(error), headers)
-
-    @app.errorhandler(HTTPException)
-    def http_error(error: HTTPException) -> Response:
-        headers = {name: value for name, value in error.get_headers() if name in {"Allow", "Location"}}
-        status = error.code or InternalServerError.code
-        return _error(status, _SENTENCES.get(status) or error.description or error.name, headers)
-
-    @app.errorhandler(Exception)
-    def failed(error: Exception) -> Response:
-        _log.error("%s %s failed", request.method, request.path, exc_info=error)
-        return _error(500, "something went wrong here; the server's log says what")
-
+    app.url_map.converters["any_text"] = AnyText
+    store = answer_store(app, settings.cache_url)
+    answering = Answering(store, settings, clock, jitter, shared_caches=read_keys is None)
+    routes = Routes(Sources(reader, settings, clock), answering, read_keys, settings.streams)
+    app.register_blueprint(routes.blueprint())
+    app.extensions["liveinsight"] = answering, routes.live
+    _add_files(app)
+    _add_errors(app)
+    app.wsgi_app = CommonHeaders(app.wsgi_app, settings.allowed_origins)  # type: ignore[method-assign]
     return app
 
 
@@ -127,10 +76,15 @@ def app() -> Flask:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("botocore").setLevel(logging.WARNING)
     settings = ApiSettings.from_environ(os.environ)
-    reader = Reader(create_client(settings), settings.tables, clock=now_ms, readers=settings.readers)
+    client = create_client(settings)
+    reader = Reader(client, settings.tables, clock=now_ms, readers=settings.readers)
+    read_keys = ReadKeys(client, settings.tables, now_ms) if settings.read_keys else None
+    made = create_app(reader, settings, read_keys=read_keys)
     # A server's worker process runs multiprocessing's exit functions, but not those of atexit.
     Finalize(None, reader.close, exitpriority=100)
-    return create_app(reader, settings)
+    for closed in made.extensions["liveinsight"]:
+        Finalize(None, closed.close, exitpriority=100)
+    return made
 
 
 def create_client(settings: ApiSettings) -> DynamoDBClient:
@@ -150,46 +104,85 @@ def create_client(settings: ApiSettings) -> DynamoDBClient:
     return boto3.client("dynamodb", region_name=settings.region, config=config)
 
 
-_SENTENCES = {
-    404: "there is nothing at this path",
-    405: "this path takes GET only",
+def _add_files(app: Flask) -> None:
+    dashboard, described = StaticFiles(DASHBOARD), StaticFiles(docs_page.DIRECTORY)
+
+    def file(files: StaticFiles, name: str) -> Response:
+        found = files.get(name)
+        if found is None:
+            raise Problem("no_such_path", f"there is no file {name[:100]!r} here")
+        return respond(found, request.environ)
+
+    @app.get("/")
+    def start() -> Response:
+        return file(dashboard, "index.html")
+
+    @app.get("/dashboard/<name>")
+    def dashboard_file(name: str) -> Response:
+        return file(dashboard, name)
+
+    @app.get("/openapi.json")
+    def openapi() -> Response:
+        return respond(docs_page.document(), request.environ)
+
+    def docs() -> Response:
+        return respond(docs_page.page(), request.environ)
+
+    for path in ("/docs", "/docs/"):
+        app.add_url_rule(path, endpoint="docs", view_func=docs)
+
+    @app.get("/docs/docs.css")
+    def docs_style() -> Response:
+        return file(described, "docs.css")
+
+
+def _add_errors(app: Flask) -> None:
+    @app.before_request
+    def bounded() -> None:
+        if (request.content_length or 0) > MAX_BODY_BYTES:
+            raise Problem("too_large", f"a request here has no body of more than {MAX_BODY_BYTES // 1024} KiB")
+
+    @app.errorhandler(Problem)
+    def problem(error: Problem) -> Response:
+        return _refuse(error.reason, str(error), error.headers)
+
+    @app.errorhandler(Refused)
+    def refused(error: Refused) -> Response:
+        headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else {}
+        return _refuse(error.reason, error.message, headers)
+
+    @app.errorhandler(TooManyStreams)
+    def too_many_streams(error: TooManyStreams) -> Response:
+        return _refuse("too_many_streams", str(error), {"Retry-After": str(_RETRY_SECONDS)})
+
+    @app.errorhandler(Unavailable)
+    def unavailable(error: Unavailable) -> Response:
+        _log.warning("%s %s: %s (%s)", request.method, request.path, error, error.__cause__)
+        return _refuse("unavailable", str(error), {"Retry-After": str(_RETRY_SECONDS)})
+
+    @app.errorhandler(HTTPException)
+    def http_error(error: HTTPException) -> Response:
+        headers = {name: value for name, value in error.get_headers() if name in {"Allow", "Location"}}
+        status = error.code or 500
+        reason, sentence = _HTTP.get(status, ("bad_parameter" if status < 500 else "internal", ""))
+        return _refuse(reason, sentence or error.description or error.name, headers, status)
+
+    @app.errorhandler(Exception)
+    def failed(error: Exception) -> Response:
+        _log.error("%s %s failed", request.method, request.path, exc_info=error)
+        return _refuse("internal", "something went wrong here; the server's log says what")
+
+
+_HTTP = {
+    404: ("no_such_path", "there is nothing at this path; /docs/ lists those that there are"),
+    405: ("method_not_allowed", "this path takes GET only"),
+    413: ("too_large", "the request is too large"),
 }
 
 
-def _file(name: str) -> Response:
-    content_type = _CONTENT_TYPES.get(Path(name).suffix)
-    path = DASHBOARD / name
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or not content_type or not path.is_file():
-        return _error(404, f"the dashboard has no file {name[:100]!r}")
-    content = path.read_bytes()
-    response = Response(content, content_type=content_type)
-    response.set_etag(hashlib.blake2b(content, digest_size=16).hexdigest())
-    # To be asked for each time, and answered with 304: so a new release is seen at once, whole.
-    response.headers["Cache-Control"] = "no-cache"
-    response.make_conditional(request)
-    return response
-
-
-def _allow_origin(response: Response, allowed: tuple[str, ...]) -> None:
-    headers = response.headers
-    if "*" in allowed:
-        headers["Access-Control-Allow-Origin"] = "*"
-    else:
-        headers["Vary"] = "Origin"
-        origin = request.headers.get("Origin", "")
-        if origin.lower() not in allowed:
-            return
-        headers["Access-Control-Allow-Origin"] = origin
-    headers["Access-Control-Expose-Headers"] = "ETag, Retry-After"
-    if request.method == "OPTIONS":
-        headers["Access-Control-Allow-Methods"] = "GET, HEAD"
-        headers["Access-Control-Allow-Headers"] = "If-None-Match"
-        headers["Access-Control-Max-Age"] = str(_PREFLIGHT_SECONDS)
-
-
-def _error(status: int, sentence: str, headers: Mapping[str, str] | None = None) -> Response:
-    return _json(status, {"error": sentence}, headers)
-
-
-def _json(status: int, answer: Mapping[str, str], headers: Mapping[str, str] | None = None) -> Response:
-    return Response(msgspec.json.encode(answer), status=status, headers=headers, content_type="application/json")
+def _refuse(
+    reason: str, sentence: str, headers: Mapping[str, str] | None = None, status: int | None = None
+) -> Response:
+    refused = refusal(reason, sentence, status)
+    all_headers = {"Content-Type": "application/json", "Cache-Control": "no-store", **(headers or {})}
+    return Response(refused.body, refused.status, all_headers)

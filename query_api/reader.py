@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoCredentialsError
@@ -17,19 +18,25 @@ from botocore.exceptions import ConnectionError as NoConnectionError
 
 from producer.event import Event, decode
 from query_api import statistics
-from query_api.parameters import DAY_MS
 from query_api.statistics import Active, Entry
 from stream_consumer.items import (
     ACTIVE_BUCKETS,
+    SHARDS,
     SITES,
     Item,
     active_bucket,
+    marks_key,
+    merged_key,
+    merged_sk,
     read_chunk,
+    read_labels,
     read_rollup,
     read_session,
+    read_totals,
     rollup_key,
     session_key,
 )
+from stream_consumer.merged import DAY_MS, HOUR_MS, TOTALS, Labels, Totals
 from stream_consumer.rollup import QUARTER_MS, RollUp
 from stream_consumer.session import Session
 from stream_consumer.table import TableNames, Unavailable
@@ -47,12 +54,34 @@ _ENTRIES_PER_BUCKET = 2 * statistics.MAX_ACTIVE // ACTIVE_BUCKETS
 _CLOCK_SKEW = 5
 #: Above all that a shard's id begins with.
 _LAST = "\uffff"
+#: Merged items asked for by one query: long stretches are read by several at once.
+_DAYS_PER_QUERY = 61
+_HOURS_PER_QUERY = 96
+#: A consumer that has said nothing for this long (ms) may have had nothing to do.
+_LAG_MS = 5 * 60 * 1000
+#: Sessions of one user that are told of.
+MAX_USER_SESSIONS = 1000
 
 _THROTTLED = frozenset(
     {"ProvisionedThroughputExceededException", "ThrottlingException", "RequestLimitExceeded", "ThroughputExceeded"}
 )
 
 _T = TypeVar("_T")
+
+
+class Marks:
+    """The hours and days of a site that are not merged as they are now: the sort keys of their marks."""
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        self._marked = {part for key in keys for part in (key[:6], key.partition("#")[0])}
+
+    def in_day(self, day: int) -> bool:
+        """Whether anything of the UTC day from ``day`` (ms) on is marked."""
+        return merged_sk(day, whole_day=True) in self._marked
+
+    def in_hour(self, hour: int) -> bool:
+        """Whether the hour from ``hour`` (ms) on is marked."""
+        return merged_sk(hour, whole_day=False) in self._marked
 
 
 class Reader:
@@ -84,25 +113,45 @@ class Reader:
         )
         return sorted(item["sk"]["S"] for item in items)
 
-    def rollups(self, site_id: str, start: int, end: int) -> Iterator[RollUp]:
-        """The roll-ups of the quarters from ``start`` to before ``end`` (ms, both whole quarters): one query a day."""
-        first, last = start, end - QUARTER_MS
-        days = range(start // DAY_MS, last // DAY_MS + 1)
+    def marks(self, site_id: str, start: int, end: int) -> Marks:
+        """What is not merged, or not as it is now, of the days from ``start`` to before ``end`` (ms)."""
+        low = merged_sk(start, whole_day=True)
+        items = self._query(
+            **_between(self._names.rollups, marks_key(site_id), low, merged_sk(end - 1, whole_day=True) + _LAST)
+        )
+        return Marks(item["sk"]["S"] for item in items)
 
-        def of(day: int) -> list[Item]:
-            pk, low = rollup_key(site_id, max(first, day * DAY_MS), "")
-            _, high = rollup_key(site_id, min(last, (day + 1) * DAY_MS - QUARTER_MS), _LAST)
-            return self._query(
-                TableName=self._names.rollups,
-                KeyConditionExpression="pk = :pk AND sk BETWEEN :low AND :high",
-                ExpressionAttributeValues={":pk": {"S": pk}, ":low": {"S": low}, ":high": {"S": high}},
-            )
+    def rollups(self, site_id: str, quarters: Sequence[int]) -> Iterator[RollUp]:
+        """The roll-ups of the quarters (their starts in ms, ascending), of all shards."""
+        for item in self._runs(quarters, QUARTER_MS, DAY_MS // QUARTER_MS, partial(self._rollups_of, site_id)):
+            yield read_rollup(item).rollup
 
-        # Some days at a time: a year's items at once would not fit into a small machine's memory.
-        for some in _chunks(days, 2 * self._readers):
-            for items in self._pool.map(of, some):
-                for item in items:
-                    yield read_rollup(item).rollup
+    def merged_totals(self, site_id: str, days: Sequence[int], hours: Sequence[int]) -> Iterator[Totals]:
+        """The totals of merged days and hours (their starts in ms, ascending)."""
+        return map(read_totals, self._merged(site_id, TOTALS, days, hours))
+
+    def merged_labels(self, site_id: str, part: str, days: Sequence[int], hours: Sequence[int]) -> Iterator[Labels]:
+        """One counter of merged days and hours (their starts in ms, ascending)."""
+        return map(read_labels, self._merged(site_id, part, days, hours))
+
+    def lag(self) -> float | None:
+        """Seconds that the consumer was behind the stream lately, None if it has not said so: nothing came."""
+        since = self._clock() - _LAG_MS
+        items = self._query(**_between(self._names.rollups, SHARDS, " ", _LAST))
+        return max((int(item["behind"]["N"]) / 1000 for item in items if int(item["at"]["N"]) >= since), default=None)
+
+    def user_sessions(self, site_id: str, user_id: str) -> list[Session]:
+        """The sessions of a user, the newest MAX_USER_SESSIONS, the last begun first."""
+        found = self._query(
+            most=MAX_USER_SESSIONS,
+            TableName=self._names.sessions,
+            IndexName="user",
+            KeyConditionExpression="user_key = :user",
+            ExpressionAttributeValues={":user": {"S": session_key(site_id, user_id)}},
+            ScanIndexForward=False,
+        )
+        sessions = self.sessions(site_id, [item["pk"]["S"].partition("#")[2] for item in found])
+        return sorted(sessions.values(), key=lambda session: (-session.start, session.session_id))
 
     def session(self, site_id: str, session_id: str) -> Session | None:
         """One session, None if there is none."""
@@ -154,6 +203,33 @@ class Reader:
         )
         return statistics.active(entries, self.sessions(site_id, statistics.to_read(entries, now)), now)
 
+    def _rollups_of(self, site_id: str, first: int, last: int) -> list[Item]:
+        pk, low = rollup_key(site_id, first, "")
+        return self._query(**_between(self._names.rollups, pk, low, rollup_key(site_id, last, _LAST)[1]))
+
+    def _merged(self, site_id: str, part: str, days: Sequence[int], hours: Sequence[int]) -> Iterator[Item]:
+        def of(first: int, last: int, *, whole_day: bool) -> list[Item]:
+            pk, low = merged_key(site_id, part, first, whole_day=whole_day)
+            _, high = merged_key(site_id, part, last, whole_day=whole_day)
+            return self._query(**_between(self._names.rollups, pk, low, high))
+
+        yield from self._runs(days, DAY_MS, _DAYS_PER_QUERY, partial(of, whole_day=True))
+        yield from self._runs(hours, HOUR_MS, _HOURS_PER_QUERY, partial(of, whole_day=False))
+
+    def _runs(
+        self, starts: Sequence[int], length: int, most: int, query: Callable[[int, int], list[Item]]
+    ) -> Iterator[Item]:
+        """The items of all stretches (of ``length`` ms), by queries of at most ``most`` in a row, several at once."""
+        runs: list[tuple[int, int]] = []
+        for start in starts:
+            # A partition of roll-ups ends with its day.
+            follows = runs and runs[-1][1] + length == start and start % (most * length)
+            runs[-1:] = [(runs[-1][0], start)] if follows else [*runs[-1:], (start, start)]
+        # Some at a time: all items of a long stretch at once would not fit into a small machine's memory.
+        for some in _chunks(runs, 2 * self._readers):
+            for items in self._pool.map(lambda run: query(*run), some):
+                yield from items
+
     def _lives(self, item: Item) -> bool:
         return int(item["expires"]["N"]) * 1000 > self._clock()
 
@@ -186,6 +262,14 @@ class Reader:
             if not after or (most is not None and len(found) >= most):
                 return found
             query["ExclusiveStartKey"] = after
+
+
+def _between(table: str, pk: str, low: str, high: str) -> dict[str, Any]:
+    return {
+        "TableName": table,
+        "KeyConditionExpression": "pk = :pk AND sk BETWEEN :low AND :high",
+        "ExpressionAttributeValues": {":pk": {"S": pk}, ":low": {"S": low}, ":high": {"S": high}},
+    }
 
 
 def _call(call: Callable[[], Any]) -> Mapping[str, Any]:

@@ -1,241 +1,180 @@
-"""The paths of the API: parameters in, a cached answer out."""
+"""The API's paths: a request is understood once, permitted each time, and answered from the cache."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import msgspec
 from flask import Blueprint, Response, request
+from werkzeug.routing import BaseConverter
 
-from query_api import parameters, representation, statistics
-from query_api.caching import Fresh, Newest, Shared, Store
-from query_api.parameters import Page, Span
-from query_api.reader import Reader
-from query_api.settings import ApiSettings
-from query_api.statistics import Active, Figures, Ranking
-from stream_consumer.rollup import MINUTE_MS, QUARTER_MS, quarter_of
+from query_api import answers, details_routes, parameters, representation, session_routes, statistics_routes
+from query_api.answering import Answering, key_of
+from query_api.caching import Answer, Newest, Served
+from query_api.details_routes import DetailsRoutes
+from query_api.endpoints import EVENT_STREAM, Ask, Asked, Endpoint, Made
+from query_api.live import Live
+from query_api.parameters import Arguments
+from query_api.session_routes import SessionRoutes
+from query_api.sources import Sources
+from query_api.statistics_routes import StatisticsRoutes
+from stream_consumer.rollup import QUARTER_MS
 
-#: The longest range of figures over time, in days.
-MAX_STEP_DAYS = 7
-REALTIME_MINUTES = 30
-REALTIME_PAGES = 10
-#: Ranges and sites whose figures are held at a time, to make several answers of.
-_HELD_FIGURES = 32
-_HELD_SITES = 256
-#: A larger answer (in bytes) is shared by those who wait for it, but takes no room in the cache.
-MAX_CACHED_BYTES = 256 * 1024
-_HOUR_MS = 3600 * 1000
-#: Figures that got something within this time (ms) may be about to get more, however old their range.
-SETTLED_AFTER_MS = 60 * 1000
+if TYPE_CHECKING:
+    from query_api.read_keys import ReadKeys
 
-_encode = msgspec.json.Encoder().encode
+#: Requests that are remembered as they were understood, if they are not longer than this (in characters).
+_UNDERSTOOD = 2000
+_LONGEST = 1000
+
+_OWN = (
+    Endpoint(
+        path="/api/sites/",
+        name="sites",
+        group="Sites and definitions",
+        title="Sites",
+        description="The sites of which there are figures; with a read key, the key's own.",
+        answer=answers.Sites,
+        errors=("key_missing", "key_unknown", "unavailable"),
+        of_site=False,
+    ),
+    Endpoint(
+        path="/api/metrics/",
+        name="metrics",
+        group="Sites and definitions",
+        title="Metrics and dimensions",
+        description="What every figure means, and for which intervals and dimensions there is it.",
+        answer=answers.Definitions,
+        of_site=False,
+    ),
+    Endpoint(
+        path="/health/",
+        name="health",
+        group="Sites and definitions",
+        title="Health",
+        description="200 where the tables can be read.",
+        answer=answers.Health,
+        errors=("unavailable",),
+        of_site=False,
+        may_be_stale=False,
+    ),
+)
+
+#: Every path of the API.
+ENDPOINTS = (*_OWN, *session_routes.ENDPOINTS, *statistics_routes.ENDPOINTS, *details_routes.ENDPOINTS)
 
 
-class NotFound(LookupError):  # noqa: N818 - an answer, not a fault
-    """What was asked for is not there; a sentence for the client."""
+class AnyText(BaseConverter):
+    """A part of a path that sites make as they like: it may hold slashes and line breaks."""
+
+    regex = "(?s:.+?)"
+    part_isolating = False
 
 
-class Answer(NamedTuple):
-    """The bytes of an answer, and the hash that names them."""
+class _Understood(NamedTuple):
+    """A request's site and question, as good as the quarter of an hour: a range may end now."""
 
-    body: bytes
-    etag: str
+    quarter: int
+    site: str
+    key: str
+    make: Callable[[], Made]
 
 
-class Api:
-    """Each path's answer. ``store`` keeps encoded answers; ``clock`` gives ms since 1970 UTC.
+class Routes:
+    """Answers requests for ENDPOINTS. Without ``read_keys`` everybody may read."""
 
-    Answers made of the same reads share them, so that the panels of a dashboard cost one read and agree.
-    """
-
-    def __init__(self, reader: Reader, settings: ApiSettings, store: Store, clock: Callable[[], int]) -> None:
-        self._reader = reader
-        self._clock = clock
-        self._live_ms = round(settings.live_lifetime * 1000)
-        self._recent_ms = round(settings.recent_lifetime * 1000)
-        self._closed_ms = round(settings.closed_lifetime * 1000)
-        self._answers: Shared[Answer] = Shared(store, clock, keep=lambda answer: len(answer.body) <= MAX_CACHED_BYTES)
-        self._figures: Shared[Figures] = Shared(Newest(_HELD_FIGURES), clock)
-        self._actives: Shared[Active] = Shared(Newest(_HELD_SITES), clock)
+    def __init__(self, sources: Sources, answering: Answering, read_keys: ReadKeys | None, streams: int) -> None:
+        self._sources = sources
+        self._clock = sources.clock
+        self._answering = answering
+        self._read_keys = read_keys
+        self._understood = Newest(_UNDERSTOOD)
+        self._sessions = SessionRoutes(sources)
+        # Twice in a lifetime: an event is seen at most one and a half of them after it can be read.
+        self.live = Live(self._realtime, streams, period=max(0.2, sources.realtime_ms / 2000))
 
     def blueprint(self) -> Blueprint:
         """The routes."""
-        views: dict[str, Callable[..., Response]] = {
-            "/api/sites/": self.sites,
-            "/api/realtime/": self.realtime,
-            "/api/sessions/active/": self.active_sessions,
-            "/api/sessions/<session_id>/": self.session,
-            "/api/sessions/<session_id>/events/": self.session_events,
-            "/api/statistics/summary/": self.summary,
-            "/api/statistics/hourly/": self.hourly,
-            "/health/": self.health,
-        }
-        for name, (dimension, represent) in _RANKINGS.items():
-            views[f"/api/statistics/{name}/"] = self._ranking_view(dimension, represent)
         blueprint = Blueprint("api", __name__)
-        for path, view in views.items():
-            # Two rules, not strict_slashes=False: with that, a wrong method is 404 where the slash is missing.
-            for written in (path, path.rstrip("/")):
-                blueprint.add_url_rule(written, endpoint=path.strip("/").replace("/", "-"), view_func=view)
+        understand: list[tuple[tuple[Endpoint, ...], object]] = [
+            (_OWN, self),
+            (session_routes.ENDPOINTS, self._sessions),
+            (statistics_routes.ENDPOINTS, StatisticsRoutes(self._sources)),
+            (details_routes.ENDPOINTS, DetailsRoutes(self._sources)),
+        ]
+        for endpoints, owner in understand:
+            for endpoint in endpoints:
+                view = self._view(endpoint, getattr(owner, endpoint.name))
+                bare = endpoint.path.rstrip("/")
+                # Two rules, not strict_slashes=False: with that, a wrong method is 404 where the slash is missing.
+                for written in (bare, f"{bare}/"):
+                    blueprint.add_url_rule(written, endpoint=bare.strip("/").replace("/", "-"), view_func=view)
         return blueprint
 
-    def sites(self) -> Response:
-        return self._answer(("sites",), lambda: self._fresh({"sites": self._reader.sites()}, self._recent_ms))
+    def sites(self, site: str, arguments: Arguments) -> Asked:
+        def make() -> Made:
+            return Made(answers.Sites(self._sources.reader.sites()), self._clock() + self._sources.recent_ms)
 
-    def realtime(self) -> Response:
-        site_id = parameters.site(request.args)
-        return self._answer(("realtime", site_id), lambda: self._realtime(site_id))
+        return Asked(("sites",), make)
 
-    def active_sessions(self) -> Response:
-        site_id, page = parameters.site(request.args), parameters.page(request.args)
-        if page:
-            return self._answer(("active page", site_id, *page), lambda: self._active_page(site_id, page))
-        limit = parameters.limit(request.args, 100)
-        return self._answer(("active", site_id, limit), lambda: self._active_list(site_id, limit))
+    def metrics(self, site: str, arguments: Arguments) -> Asked:
+        def make() -> Made:
+            return Made(representation.definitions(), self._clock() + QUARTER_MS)
 
-    def session(self, session_id: str) -> Response:
-        site_id = parameters.site(request.args)
-        return self._answer(("session", site_id, session_id), lambda: self._session(site_id, session_id))
+        return Asked(("metrics",), make)
 
-    def session_events(self, session_id: str) -> Response:
-        site_id, page = parameters.site(request.args), parameters.page(request.args)
-        key = ("events", site_id, session_id, *(page or ()))
-        return self._answer(key, lambda: self._session_events(site_id, session_id, page))
+    def health(self, site: str, arguments: Arguments) -> Asked:
+        def make() -> Made:
+            self._sources.reader.check()
+            return Made(answers.Health("ok"), self._clock() + self._sources.live_ms)
 
-    def summary(self) -> Response:
-        site_id, span = parameters.site(request.args), parameters.span(request.args, self._clock())
-        return self._answer(("summary", site_id, *span), lambda: self._summary(site_id, span))
+        return Asked(("health",), make)
 
-    def hourly(self) -> Response:
-        site_id = parameters.site(request.args)
-        span = parameters.span(request.args, self._clock(), MAX_STEP_DAYS)
+    def _view(self, endpoint: Endpoint, ask: Ask) -> Callable[..., Response]:
+        known = endpoint.known
+        streams = EVENT_STREAM in endpoint.content_types
 
-        def make() -> Fresh[Any]:
-            found = self._figures_of(site_id, span)
-            return Fresh(representation.steps(statistics.steps(found.value, *span)), found.until)
+        def understand(quarter: int, query: str, parts: dict[str, str]) -> _Understood:
+            arguments = parameters.read(query.encode("latin-1", "replace").decode("utf-8", "replace"), known)
+            site = parameters.site(arguments) if endpoint.of_site else ""
+            asked = ask(site, arguments, **endpoint.bound, **parts)
+            return _Understood(quarter, site, key_of(asked), asked.make)
 
-        return self._answer(("hourly", site_id, *span), make)
-
-    def health(self) -> Response:
-        def make() -> Fresh[Any]:
-            self._reader.check()
-            return self._fresh({"status": "ok"}, self._live_ms)
-
-        return self._answer(("health",), make)
-
-    def _ranking_view(self, dimension: str, represent: Callable[[Ranking], Any]) -> Callable[[], Response]:
-        def view() -> Response:
-            site_id, span = parameters.site(request.args), parameters.span(request.args, self._clock())
-            limit = parameters.limit(request.args, 10)
-
-            def make() -> Fresh[Any]:
-                found = self._figures_of(site_id, span)
-                return Fresh(represent(statistics.rank(found.value, dimension, limit)), found.until)
-
-            return self._answer((dimension, site_id, *span, limit), make)
+        def view(**parts: str) -> Response:
+            environ = request.environ
+            query = environ.get("QUERY_STRING", "")
+            # A query has no line break.
+            written = f"{environ['PATH_INFO']}\n{query}"
+            quarter = self._clock() // QUARTER_MS
+            understood: _Understood | None = self._understood.get(written)
+            if understood is None or understood.quarter != quarter:
+                understood = understand(quarter, query, parts)
+                if len(written) <= _LONGEST:
+                    self._understood.set(written, understood, 0)
+            if self._read_keys is not None:
+                if endpoint.of_site:
+                    self._read_keys.check(environ.get("HTTP_AUTHORIZATION"), understood.site)
+                elif endpoint.name == "sites":
+                    understood = self._own_site(self._read_keys.site_of(environ.get("HTTP_AUTHORIZATION")))
+            if streams:
+                return self._stream(understood.site)
+            served = self._answering.served(understood.key, understood.make, may_be_stale=endpoint.may_be_stale)
+            return self._answering.response(served, environ)
 
         return view
 
-    def _realtime(self, site_id: str) -> Fresh[Any]:
-        active = self._active_on(site_id)
-        now = self._clock()
-        first = now - now % MINUTE_MS - (REALTIME_MINUTES - 1) * MINUTE_MS
-        rollups = list(self._reader.rollups(site_id, quarter_of(first), quarter_of(now) + QUARTER_MS))
-        sessions = active.value.sessions.values()
-        shown = representation.realtime(
-            site_id,
-            as_of=max((one.received for some in (rollups, sessions) for one in some), default=0),
-            visitors_now=active.value.recent,
-            active_sessions=len(active.value.order),
-            minutes=statistics.minutes(rollups, first, REALTIME_MINUTES),
-            top_pages=statistics.current_pages(sessions, REALTIME_PAGES),
-        )
-        return Fresh(shown, active.until)
+    def _own_site(self, site: str) -> _Understood:
+        def make() -> Made:
+            return Made(answers.Sites([site]), self._clock() + self._sources.recent_ms)
 
-    def _active_list(self, site_id: str, limit: int) -> Fresh[Any]:
-        active = self._active_on(site_id)
-        sessions = (active.value.sessions[session_id] for session_id in active.value.order[:limit])
-        return Fresh([representation.session_row(session, True) for session in sessions], active.until)
+        return _Understood(0, site, key_of(Asked(("own site", site), make)), make)
 
-    def _active_page(self, site_id: str, page: Page) -> Fresh[Any]:
-        active = self._active_on(site_id)
-        order = active.value.order[page.offset : page.offset + page.size]
-        unread = [session_id for session_id in order if session_id not in active.value.sessions]
-        sessions = active.value.sessions | (self._reader.sessions(site_id, unread) if unread else {})
-        shown = [session for session_id in order if (session := sessions.get(session_id))]
-        rows = [representation.session_row(session, True) for session in shown]
-        count = len(active.value.order)
-        paginated = representation.paginated("/api/sessions/active/", [("site", site_id)], page, count, rows)
-        return Fresh(paginated, active.until)
+    def _realtime(self, site: str) -> Served[Answer]:
+        asked = self._sessions.realtime(site, {})
+        return self._answering.served(key_of(asked), asked.make)
 
-    def _session(self, site_id: str, session_id: str) -> Fresh[Any]:
-        session = self._reader.session(site_id, session_id) if parameters.is_session_id(session_id) else None
-        if session is None:
-            raise NotFound(f"site {site_id} has no session {session_id[:128]!r}; site= names another site")
-        active = statistics.is_active(session, self._clock())
-        return self._fresh(representation.session_details(session, active), self._live_ms)
-
-    def _session_events(self, site_id: str, session_id: str, page: Page | None) -> Fresh[Any]:
-        self._session(site_id, session_id)
-        events = self._reader.events(site_id, session_id)
-        if page is None:
-            return self._fresh([representation.event_row(event) for event in events], self._live_ms)
-        rows = [representation.event_row(event) for event in events[page.offset : page.offset + page.size]]
-        path = f"/api/sessions/{session_id}/events/"
-        paginated = representation.paginated(path, [("site", site_id)], page, len(events), rows)
-        return self._fresh(paginated, self._live_ms)
-
-    def _summary(self, site_id: str, span: Span) -> Fresh[Any]:
-        found, active = self._figures_of(site_id, span), self._active_on(site_id)
-        summarised = statistics.summarise(found.value)
-        shown = representation.summary(site_id, span, summarised, len(active.value.order))
-        return Fresh(shown, min(found.until, active.until))
-
-    def _active_on(self, site_id: str) -> Fresh[Active]:
-        return self._actives.get(site_id, lambda: self._fresh(self._reader.active(site_id), self._live_ms))
-
-    def _figures_of(self, site_id: str, span: Span) -> Fresh[Figures]:
-        def read() -> Fresh[Figures]:
-            found = statistics.total(self._reader.rollups(site_id, *span))
-            now = self._clock()
-            closed = span.end <= now - now % _HOUR_MS and 0 < found.received < now - SETTLED_AFTER_MS
-            return self._fresh(found, self._closed_ms if closed else self._recent_ms)
-
-        return self._figures.get(f"{site_id} {span.start} {span.end}", read)
-
-    def _fresh(self, value: Any, lifetime_ms: int) -> Fresh[Any]:
-        return Fresh(value, self._clock() + lifetime_ms)
-
-    def _answer(self, key: tuple[object, ...], make: Callable[[], Fresh[Any]]) -> Response:
-        """The answer that ``key`` names. ``make`` is called if it is not cached, and gives what is to be encoded."""
-
-        def encoded() -> Fresh[Answer]:
-            made = make()
-            body = _encode(made.value)
-            return Fresh(Answer(body, hashlib.blake2b(body, digest_size=16).hexdigest()), made.until)
-
-        fresh = self._answers.get(" ".join(map(str, key)), encoded)
-        response = Response(fresh.value.body, content_type="application/json")
-        response.set_etag(fresh.value.etag)
-        # A browser or proxy may keep it for as long as we would.
-        response.headers["Cache-Control"] = f"public, max-age={max(0, fresh.until - self._clock()) // 1000}"
-        response.make_conditional(request)
-        return response
-
-
-def _referrers(found: Ranking) -> Any:
-    return representation.shares(found, unknown=representation.DIRECT)
-
-
-#: Path -> dimension, and how its ranking is shown.
-_RANKINGS: dict[str, tuple[str, Callable[[Ranking], Any]]] = {
-    "pages": ("page", representation.pages),
-    "referrers": ("referrer", _referrers),
-    "sources": ("source", representation.shares),
-    "channels": ("channel", representation.shares),
-    "devices": ("device", representation.shares),
-    "browsers": ("browser", representation.shares),
-    "countries": ("country", representation.shares),
-}
+    def _stream(self, site: str) -> Response:
+        headers: dict[str, Any] = {"Content-Type": EVENT_STREAM, "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        if request.method == "HEAD":
+            return Response(status=200, headers=headers)
+        return Response(self.live.stream(site), 200, headers)

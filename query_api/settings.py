@@ -14,18 +14,28 @@ from stream_consumer.table import TableNames
 class ApiSettings:
     """What the environment decides.
 
-    Lifetimes of cached answers are in seconds: ``live`` for active sessions, realtime and one session, ``recent``
-    for figures that may still change, ``closed`` for those of past hours to which nothing has come lately.
+    Lifetimes of cached answers are in seconds: ``realtime`` for who is here now, ``live`` for lists of active
+    sessions, ``session`` for one session or one user's, ``recent`` for figures that may still change, ``closed`` for
+    those to which nothing more comes; ``stale`` is for how long beyond theirs old answers stand in where DynamoDB
+    cannot be read.
     ``allowed_origins``: those (lower case, or ``*``) whose pages may read. ``readers``: DynamoDB calls at a time.
-    ``region``: AWS's, None for what boto3 finds by itself, which does not look at AWS_REGION.
+    ``streams``: realtime streams open at a time in a process. ``read_keys``: whether only who has a site's key may
+    read it. ``cache_url``: a Redis that processes share answers in, None for none. ``region``: AWS's, None for what
+    boto3 finds by itself, which does not look at AWS_REGION.
     """
 
     tables: TableNames
     allowed_origins: tuple[str, ...] = ("*",)
-    live_lifetime: float = 1.5
+    realtime_lifetime: float = 0.8
+    live_lifetime: float = 2.0
+    session_lifetime: float = 2.0
     recent_lifetime: float = 2.0
-    closed_lifetime: float = 60.0
+    closed_lifetime: float = 86_400.0
+    stale_lifetime: float = 3600.0
     readers: int = 16
+    streams: int = 1000
+    read_keys: bool = False
+    cache_url: str | None = None
     region: str | None = None
 
     @classmethod
@@ -38,15 +48,32 @@ class ApiSettings:
                 raise ValueError(
                     f"LIVEINSIGHT_API_ALLOWED_ORIGINS: {origin!r} is neither * nor like https://example.com"
                 )
+        cache_url = environ.get("CACHE_URL", "").strip() or None
+        if cache_url and not re.match(r"(rediss?|unix)://", cache_url):
+            # Not the value: it may hold a password.
+            raise ValueError("CACHE_URL: is not like redis://127.0.0.1:6379/0")
         return cls(
             TableNames.from_environ(environ),
             allowed_origins=allowed,
+            realtime_lifetime=_number(environ, "LIVEINSIGHT_API_REALTIME_SECONDS", cls.realtime_lifetime, 0, 30),
             live_lifetime=_number(environ, "LIVEINSIGHT_API_LIVE_SECONDS", cls.live_lifetime, 0, 30),
+            session_lifetime=_number(environ, "LIVEINSIGHT_API_SESSION_SECONDS", cls.session_lifetime, 0, 300),
             recent_lifetime=_number(environ, "LIVEINSIGHT_API_RECENT_SECONDS", cls.recent_lifetime, 0, 300),
-            closed_lifetime=_number(environ, "LIVEINSIGHT_API_CLOSED_SECONDS", cls.closed_lifetime, 0, 86_400),
+            closed_lifetime=_number(environ, "LIVEINSIGHT_API_CLOSED_SECONDS", cls.closed_lifetime, 0, 604_800),
+            stale_lifetime=_number(environ, "LIVEINSIGHT_API_STALE_SECONDS", cls.stale_lifetime, 0, 86_400),
             readers=int(_number(environ, "LIVEINSIGHT_API_READERS", cls.readers, 1, 128)),
+            streams=int(_number(environ, "LIVEINSIGHT_API_STREAMS", cls.streams, 0, 100_000)),
+            read_keys=_switch(environ, "LIVEINSIGHT_API_READ_KEYS", cls.read_keys),
+            cache_url=cache_url,
             region=environ.get("AWS_REGION") or None,
         )
+
+
+def _switch(environ: Mapping[str, str], name: str, default: bool) -> bool:
+    text = environ.get(name, "").strip().lower()
+    if text not in {"", "on", "off"}:
+        raise ValueError(f"{name}: {text!r} is neither on nor off")
+    return text == "on" if text else default
 
 
 def _number(environ: Mapping[str, str], name: str, default: float, least: float, most: float) -> float:

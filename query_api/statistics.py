@@ -1,4 +1,4 @@
-"""Figures from roll-ups and sessions: sums, rates, rankings, steps of time. Pure.
+"""Figures as sums, and who is active. Pure.
 
 An event counts in the minute of its event time; a session counts, with all that it did, where it
 began. So ``page_views`` and ``conversions`` of a range are those that happened in it, while rates
@@ -12,20 +12,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import add
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
-from stream_consumer.rollup import (
-    EVENT_DIMENSIONS,
-    EVENT_MEASURES,
-    MINUTE_MS,
-    SESSION_MEASURES,
-    RollUp,
-)
-from stream_consumer.session import MICROS, SESSION_TIMEOUT_MS, Session
-from stream_consumer.visitors import RELATIVE_STANDARD_ERROR, Visitors
+from stream_consumer.rollup import MINUTE_MS
+from stream_consumer.session import SESSION_TIMEOUT_MS, Session
+from stream_consumer.visitors import Visitors
 
-#: The steps in which figures over time are kept, in ms; a divisor of the roll-ups' quarter of an hour.
-STEP_MS = 5 * MINUTE_MS
 #: Who did something within this time (ms) is here now.
 NOW_MS = 5 * 60 * 1000
 #: Entries of the index of active sessions that one answer counts at most.
@@ -33,134 +25,72 @@ MAX_ACTIVE = 10_000
 #: Active sessions that are read whole, the newest first. The order beyond them is by minute only.
 MAX_ACTIVE_READ = 1000
 
-_Key = TypeVar("_Key")
 
+class Began(NamedTuple):
+    """SESSION_MEASURES of the sessions that began somewhere: what they did, whole. ``duration`` in ms."""
 
-class Step(NamedTuple):
-    """What happened in one step of time. ``at``: its start in ms; ``sessions``: those that began in it."""
-
-    at: int
+    sessions: int = 0
+    bounces: int = 0
+    duration: int = 0
     events: int = 0
     page_views: int = 0
     conversions: int = 0
-    sessions: int = 0
+    converted: int = 0
 
 
-class Ranking(NamedTuple):
-    """Labels with their amounts, the greatest first; ``other`` is what roll-ups had no room to hold apart."""
-
-    rows: list[tuple[str, int]]
-    other: int
-
-
-@dataclass(frozen=True)
-class Summary:
-    """Totals of a range. Times in seconds, rates as fractions; rates and averages of no sessions are 0.
-
-    ``conversion_rate`` is conversions per session, at most 1: which sessions converted is not kept.
-    ``as_of``: the latest arrival counted (ms), None if nothing is.
-    """
-
-    sessions: int
-    events: int
-    page_views: int
-    visitors: int
-    visitors_error: float
-    average_seconds: float
-    bounce_rate: float
-    pages_per_session: float
-    conversions: int
-    conversion_rate: float
-    conversion_values: dict[str, float]
-    as_of: int | None
+NOTHING_BEGAN = Began()
 
 
 @dataclass
 class Figures:
-    """Everything that is counted of a range: the sum of its roll-ups.
+    """Sums, from which every figure is read: of a stretch of time, or of one label of a dimension.
 
-    ``steps`` maps the start (ms) of each step in which something was to EVENT_MEASURES and the sessions begun;
-    ``sessions`` holds SESSION_MEASURES; ``counters`` maps each dimension to its labels' rows, ``others`` to what
-    is beyond them. ``received``: the latest arrival (ms), 0 for none.
+    ``events``, ``page_views`` and ``conversions`` happened in the stretch (of a session dimension's label: in its
+    sessions); ``began`` is of the sessions that began in it. ``values`` are millionths by currency, ``durations``
+    counts by bucket. ``received``: the latest arrival counted (ms), 0 for none.
     """
 
-    steps: dict[int, list[int]] = field(default_factory=dict)
-    sessions: list[int] = field(default_factory=lambda: [0] * len(SESSION_MEASURES))
-    counters: dict[str, dict[str, list[int]]] = field(default_factory=dict)
-    others: dict[str, list[int]] = field(default_factory=dict)
+    events: int = 0
+    page_views: int = 0
+    conversions: int = 0
+    began: Began = NOTHING_BEGAN
+    durations: dict[str, int] = field(default_factory=dict)
+    values: dict[str, int] = field(default_factory=dict)
     visitors: Visitors = field(default_factory=Visitors)
     received: int = 0
 
-    def add(self, rollup: RollUp) -> None:
-        """Add one roll-up."""
-        for minute, (counts, began) in enumerate(zip(rollup.minutes, rollup.began, strict=True)):
-            if began or any(counts):
-                at = rollup.quarter + minute * MINUTE_MS
-                _add_row(self.steps, at - at % STEP_MS, [*counts, began])
-        self.sessions[:] = map(add, self.sessions, rollup.sessions)
-        for dimension, counter in rollup.counters.items():
-            rows = self.counters.setdefault(dimension, {})
-            for label, amounts in counter.rows.items():
-                _add_row(rows, label, amounts)
-            if counter.other:
-                _add_row(self.others, dimension, counter.other)
-        self.visitors.merge(Visitors.from_bytes(rollup.visitors))
-        self.received = max(self.received, rollup.received)
+    @property
+    def sessions(self) -> int:
+        """How many began."""
+        return self.began.sessions
 
 
-def total(rollups: Iterable[RollUp]) -> Figures:
-    """The sum of roll-ups of one site, of any shards and quarters."""
-    figures = Figures()
-    for rollup in rollups:
-        figures.add(rollup)
-    return figures
+def total(some: Iterable[Figures]) -> Figures:
+    """The sum of figures of stretches that do not overlap."""
+    found = Figures()
+    for figures in some:
+        found.events += figures.events
+        found.page_views += figures.page_views
+        found.conversions += figures.conversions
+        found.began = Began(*map(add, found.began, figures.began))
+        for sums, more in ((found.durations, figures.durations), (found.values, figures.values)):
+            for key, amount in more.items():
+                sums[key] = sums.get(key, 0) + amount
+        found.visitors.merge(figures.visitors)
+        found.received = max(found.received, figures.received)
+    return found
 
 
-def summarise(figures: Figures) -> Summary:
-    """The totals, averages and rates."""
-    happened = dict(zip(EVENT_MEASURES, _totals(figures.steps.values(), len(EVENT_MEASURES)), strict=True))
-    began = dict(zip(SESSION_MEASURES, figures.sessions, strict=True))
-    sessions = began["sessions"]
-    micros = EVENT_DIMENSIONS["currency"][1].index("micros")
-    values = Counter({currency: row[micros] for currency, row in figures.counters.get("currency", {}).items()})
-    if other := figures.others.get("currency"):
-        values["other"] += other[micros]
-    return Summary(
-        sessions=sessions,
-        events=happened["events"],
-        page_views=happened["page_views"],
-        visitors=figures.visitors.estimate(),
-        visitors_error=0.0 if figures.visitors.exact else RELATIVE_STANDARD_ERROR,
-        average_seconds=_per(began["duration"], sessions) / 1000,
-        bounce_rate=_per(began["bounces"], sessions),
-        pages_per_session=_per(began["page_views"], sessions),
-        conversions=happened["conversions"],
-        conversion_rate=min(1.0, _per(began["conversions"], sessions)),
-        conversion_values={currency: value / MICROS for currency, value in sorted(values.items()) if value},
-        as_of=figures.received or None,
-    )
+@dataclass
+class Breakdown:
+    """The figures of each label of a dimension in a stretch of time; ``other`` is what storage does not hold apart.
 
+    ``received``: the latest arrival counted (ms), 0 for none.
+    """
 
-def rank(figures: Figures, dimension: str, limit: int) -> Ranking:
-    """The ``limit`` greatest labels of a dimension by its first measure, ties in the labels' order."""
-    rows = ((label, row[0]) for label, row in figures.counters.get(dimension, {}).items() if row[0] > 0)
-    ranked = sorted(rows, key=lambda row: (-row[1], row[0]))
-    return Ranking(ranked[:limit], figures.others.get(dimension, [0])[0])
-
-
-def steps(figures: Figures, start: int, end: int) -> list[Step]:
-    """Every step from ``start`` to before ``end`` (ms, on the border of a step), the empty ones too."""
-    return [Step(at, *figures.steps.get(at, ())) for at in range(start, end, STEP_MS)]
-
-
-def minutes(rollups: Iterable[RollUp], first: int, count: int) -> list[Step]:
-    """``count`` minutes from ``first`` (ms, on the border of a minute), the empty ones too."""
-    rows: dict[int, list[int]] = {}
-    for rollup in rollups:
-        for minute, (counts, began) in enumerate(zip(rollup.minutes, rollup.began, strict=True)):
-            _add_row(rows, rollup.quarter + minute * MINUTE_MS, [*counts, began])
-    wanted = range(first, first + count * MINUTE_MS, MINUTE_MS)
-    return [Step(at, *rows.get(at, ())) for at in wanted]
+    rows: dict[str, Figures] = field(default_factory=dict)
+    other: Figures | None = None
+    received: int = 0
 
 
 class Entry(NamedTuple):
@@ -224,23 +154,3 @@ def current_pages(sessions: Iterable[Session], limit: int) -> list[tuple[str, in
     """The pages that most of the sessions are on, with how many; sessions without a page view count for none."""
     visitors = Counter(session.exit_page for session in sessions if session.page_views)
     return sorted(visitors.items(), key=lambda row: (-row[1], row[0]))[:limit]
-
-
-def _totals(rows: Iterable[Sequence[int]], width: int) -> list[int]:
-    totals = [0] * width
-    for row in rows:
-        for place in range(width):
-            totals[place] += row[place]
-    return totals
-
-
-def _add_row(rows: dict[_Key, list[int]], key: _Key, amounts: Sequence[int]) -> None:
-    row = rows.get(key)
-    if row is None:
-        rows[key] = list(amounts)
-        return
-    row[:] = map(add, row, amounts)
-
-
-def _per(amount: int, count: int) -> float:
-    return amount / count if count > 0 else 0.0

@@ -22,12 +22,14 @@ from stream_consumer.items import (
     StoredRollUp,
     StoredSession,
     chunk_items,
+    hour_mark,
     quarantine_item,
     rollup_item,
     session_item,
     site_item,
 )
 from stream_consumer.kinesis_batch import Arrived, Batch, Poison
+from stream_consumer.merged import HOUR_MS
 from stream_consumer.quarantine import PoisonGauge
 from stream_consumer.rollup import Folding, RollUp, Standing, quarter_of, standing, visitor_of
 from stream_consumer.seen import Verdict
@@ -47,7 +49,7 @@ class Store(Protocol):
     def load_rollups(self, names: Sequence[RollUpName]) -> dict[RollUpName, StoredRollUp]: ...
     def save_rollup(self, item: Item, base: str | None) -> None: ...
     def save_session(self, item: Item, base: Positions | None) -> None: ...
-    def put_events(self, items: Sequence[Item]) -> None: ...
+    def put_events(self, items: Sequence[Item], marks: Sequence[Item]) -> None: ...
     def put_quarantine(self, items: Sequence[Item]) -> None: ...
     def put_sites(self, items: Sequence[Item]) -> None: ...
     def each(self, work: Callable[[_T], None], values: Iterable[_T]) -> list[Exception | None]: ...
@@ -113,8 +115,8 @@ def consume(batch: Batch, store: Store, gauge: PoisonGauge | None = None) -> Out
         try:
             store.put_quarantine([quarantine_item(entry, batch.shard_id) for entry in poison])
             folded, changes = _fold(arrived, batch.shard_id, store)
-            rollups = _write_rollups(changes, batch.shard_id, store)
-            failures = _write_sessions(list(folded.values()), batch.shard_id, store)
+            rollups, marks = _write_rollups(changes, batch.shard_id, store)
+            failures = _write_sessions(list(folded.values()), batch.shard_id, marks, store)
         except Conflict as conflict:
             failure = f"lost {conflicts + 1} compare-and-sets in a row: {conflict}"
             continue
@@ -164,8 +166,10 @@ def _start(name: SessionName, stored: StoredSession | None, entry: Arrived) -> _
     return _Folded(stored.session, stored.positions, dict(stored.positions), entry.sequence_number)
 
 
-def _write_rollups(changes: Sequence[_Change], shard_id: str, store: Store) -> int:
-    """Write every roll-up that the changes touch and do not find in it already; how many that were."""
+def _write_rollups(changes: Sequence[_Change], shard_id: str, store: Store) -> tuple[int, list[Item]]:
+    """Write every roll-up that the changes touch and do not find in it already. How many that were, and the marks
+    of all hours that the changes touch, also where an earlier attempt has written the roll-ups.
+    """
     touched: defaultdict[RollUpName, list[_Change]] = defaultdict(list)
     for change in changes:
         quarters = {quarter_of(change.event.timestamp)}
@@ -175,7 +179,10 @@ def _write_rollups(changes: Sequence[_Change], shard_id: str, store: Store) -> i
     stored = store.load_rollups(list(touched))
     writes: list[tuple[Item, str | None]] = []
     new_sites: set[str] = set()
+    marks: dict[tuple[str, int], str] = {}
     for name, its_changes in touched.items():
+        hour = name[0], name[1] - name[1] % HOUR_MS
+        marks[hour] = max(marks.get(hour, ""), its_changes[-1].position)
         base = stored.get(name)
         pending = [change for change in its_changes if base is None or change.position > base.position]
         if not pending:
@@ -190,12 +197,15 @@ def _write_rollups(changes: Sequence[_Change], shard_id: str, store: Store) -> i
         writes.append((rollup_item(folding.rollup(), pending[-1].position), base.position if base else None))
     store.put_sites([site_item(site_id) for site_id in sorted(new_sites)])
     _raise_first(store.each(lambda write: store.save_rollup(*write), writes))
-    return len(writes)
+    return len(writes), [hour_mark(*hour, shard_id, at) for hour, at in marks.items()]
 
 
-def _write_sessions(folded: Sequence[_Folded], shard_id: str, store: Store) -> list[Exception | None]:
-    """Write the events, then the sessions that moved; what became of each session."""
-    store.put_events([item for one in folded for item in chunk_items(one.session, shard_id, one.events) if one.events])
+def _write_sessions(
+    folded: Sequence[_Folded], shard_id: str, marks: Sequence[Item], store: Store
+) -> list[Exception | None]:
+    """Write the events and marks, then the sessions that moved; what became of each session."""
+    chunks = [item for one in folded for item in chunk_items(one.session, shard_id, one.events) if one.events]
+    store.put_events(chunks, marks)
 
     def save(one: _Folded) -> None:
         if one.positions != one.base:

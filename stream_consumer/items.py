@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from stream_consumer.kinesis_batch import Poison
+from stream_consumer.merged import Labels, Totals
 from stream_consumer.rollup import RollUp
 from stream_consumer.session import SESSION_TIMEOUT_MS, Session
 
@@ -30,12 +31,15 @@ MAX_STORED_EVENTS = 10_000
 #: A chunk holds at most this many bytes of events, below DynamoDB's 400 KB for an item.
 MAX_CHUNK_BYTES = 256 * 1024
 MAX_STORED_PAYLOAD = 256 * 1024
-#: Partition of the roll-up table that lists the sites.
+#: Partitions of the roll-up table that list the sites, and how far behind each shard's consumer is.
 SITES = "sites"
+SHARDS = "shards"
 
 _packer = msgspec.msgpack.Encoder(order="deterministic")
 _session = msgspec.msgpack.Decoder(Session)
 _rollup = msgspec.msgpack.Decoder(RollUp)
+_totals = msgspec.msgpack.Decoder(Totals)
+_labels = msgspec.msgpack.Decoder(Labels)
 _chunk = msgspec.msgpack.Decoder(list[tuple[str, bytes]])
 
 Positions = dict[str, str]
@@ -135,6 +139,64 @@ def rollup_item(rollup: RollUp, position: str) -> Item:
 def read_rollup(item: Mapping[str, Any]) -> StoredRollUp:
     """The inverse of :func:`rollup_item`."""
     return StoredRollUp(item["pos"]["S"], item["body"]["B"])
+
+
+def merged_key(site_id: str, part: str, start: int, *, whole_day: bool) -> tuple[str, str]:
+    """(pk, sk) of one part of a merged UTC day or hour that starts at ``start`` (ms)."""
+    return (f"{site_id}#{'day' if whole_day else 'hour'}#{part}", merged_sk(start, whole_day=whole_day))
+
+
+def merged_sk(start: int, *, whole_day: bool) -> str:
+    """What orders merged days, and hours, in time."""
+    day, within = divmod(start, 86_400_000)
+    return f"{day:06d}" if whole_day else f"{day:06d}:{within // 3_600_000:02d}"
+
+
+def merged_item(key: tuple[str, str], made_of: str, part: Totals | Labels) -> Item:
+    """The item of a merged part. ``made_of`` names what it was merged from, and is what its next write compares."""
+    pk, sk = key
+    return {
+        "pk": {"S": pk},
+        "sk": {"S": sk},
+        "pos": {"S": made_of},
+        "body": {"B": zlib.compress(_packer.encode(part), 6)},
+    }
+
+
+def read_totals(item: Mapping[str, Any]) -> Totals:
+    """The totals of a merged day or hour."""
+    return _totals.decode(zlib.decompress(item["body"]["B"]))
+
+
+def read_labels(item: Mapping[str, Any]) -> Labels:
+    """A counter of a merged day or hour."""
+    return _labels.decode(zlib.decompress(item["body"]["B"]))
+
+
+def marks_key(site_id: str) -> str:
+    """The partition of a site's marks: of days (their sk), and of hours (their sk, ``#`` and the shard)."""
+    return f"{site_id}#marks"
+
+
+def hour_mark(site_id: str, hour: int, shard_id: str, position: str) -> Item:
+    """Says that a shard changed roll-ups of the hour from ``hour`` (ms) on: what is merged of it is not all.
+
+    It is put after the roll-ups and before the sessions of a batch, which a retry does again. So whoever reads the
+    mark first and the roll-ups then has all that it stands for; ``position`` tells it from later ones.
+    """
+    sk = f"{merged_sk(hour, whole_day=False)}#{shard_id}"
+    return {"pk": {"S": marks_key(site_id)}, "sk": {"S": sk}, "pos": {"S": position}}
+
+
+def day_mark(site_id: str, day: int, made_of: str) -> Item:
+    """Says that an hour of the UTC day from ``day`` (ms) on was merged anew, and the day was not."""
+    sk = merged_sk(day, whole_day=True)
+    return {"pk": {"S": marks_key(site_id)}, "sk": {"S": sk}, "pos": {"S": made_of}}
+
+
+def shard_item(shard_id: str, now: int, behind: int) -> Item:
+    """How far (ms) a shard's consumer was behind at ``now`` (ms)."""
+    return {"pk": {"S": SHARDS}, "sk": {"S": shard_id}, "at": {"N": str(now)}, "behind": {"N": str(behind)}}
 
 
 def site_item(site_id: str) -> Item:

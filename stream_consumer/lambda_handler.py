@@ -12,15 +12,20 @@ from typing import TYPE_CHECKING, Any
 from aws_lambda_powertools import Logger
 
 from stream_consumer.consume import Outcome, consume
+from stream_consumer.items import shard_item
 from stream_consumer.kinesis_batch import Batch, read
 from stream_consumer.metrics import SERVICE, emit
 from stream_consumer.quarantine import PoisonGauge
-from stream_consumer.table import TableNames, Tables
+from stream_consumer.table import TableNames, Tables, Unavailable
 
 if TYPE_CHECKING:
     from aws_lambda_powertools import Tracer
 
+#: The lag of a shard is told once in so many ms: it costs a write.
+_LAG_EVERY_MS = 5_000
+
 logger = Logger(service=SERVICE)
+_lag_told: dict[str, int] = {}
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,7 @@ def handler(event: Mapping[str, Any], context: Any) -> dict[str, list[dict[str, 
             segment.put_annotation("shard", batch.shard_id)
             segment.put_metadata("records", batch.records)
     _report(batch, outcome, (time.perf_counter() - started) * 1000)
+    _tell_lag(batch.shard_id, outcome)
     if outcome.failed_from is None:
         return {"batchItemFailures": []}
     return {"batchItemFailures": [{"itemIdentifier": outcome.failed_from}]}
@@ -92,6 +98,18 @@ def _report(batch: Batch, outcome: Outcome, elapsed_ms: float) -> None:
         logger.info("batch done", extra=facts)
     else:
         logger.error("batch given back", extra={**facts, "failed_from": outcome.failed_from, "why": outcome.failure})
+
+
+def _tell_lag(shard_id: str, outcome: Outcome) -> None:
+    """Let the query API know how old the oldest of what has just been stored is."""
+    now = time.time_ns() // 1_000_000
+    if outcome.oldest_received is None or now - _lag_told.get(shard_id, 0) < _LAG_EVERY_MS:
+        return
+    _lag_told[shard_id] = now
+    try:
+        _tables().put_shard(shard_item(shard_id, now, max(0, now - outcome.oldest_received)))
+    except Unavailable as why:  # the batch is done; that the lag could not be told is no reason to do it again
+        logger.warning("the lag could not be told", extra={"shard": shard_id, "why": str(why)})
 
 
 @cache

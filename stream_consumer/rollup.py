@@ -15,6 +15,7 @@ from msgspec import Struct, field
 
 from producer.event import CONVERSION, PAGE_VIEW, Event
 from stream_consumer.acquisition import page_of
+from stream_consumer.durations import bucket_of
 from stream_consumer.session import MICROS, Session
 from stream_consumer.visitors import Visitors
 
@@ -25,8 +26,9 @@ MINUTES = QUARTER_MS // MINUTE_MS
 
 #: What is counted of an event, for each minute.
 EVENT_MEASURES = ("events", "page_views", "conversions")
-#: What is counted of a session, in total and for each label of a session dimension. Times in ms.
-SESSION_MEASURES = ("sessions", "bounces", "duration", "events", "page_views", "conversions")
+#: What is counted of a session, for each minute and for each label of a session dimension. Times in ms;
+#: ``converted`` is 1 if it has a conversion.
+SESSION_MEASURES = ("sessions", "bounces", "duration", "events", "page_views", "conversions", "converted")
 
 #: Dimensions whose labels count sessions, with how many labels a roll-up holds apart.
 SESSION_DIMENSIONS = {
@@ -50,9 +52,10 @@ SESSION_DIMENSIONS = {
 EVENT_DIMENSIONS = {
     "page": (400, ("page_views",)),
     "event_type": (100, ("events",)),
-    "conversion_type": (100, ("conversions", "micros")),
-    "currency": (16, ("conversions", "micros")),
+    "conversion": (200, ("conversions", "micros")),
 }
+#: What a label of the dimension ``conversion`` is made of: sums of money add up within a currency only.
+_BETWEEN = "\x1f"
 #: A label longer than this many bytes of UTF-8 is cut: a roll-up stays far below DynamoDB's 400 KB.
 MAX_LABEL_BYTES = 128
 # Campaign labels count only where they are set; elsewhere '' is a label too (direct, unknown).
@@ -86,16 +89,17 @@ _EMPTY = Counter()
 
 
 class RollUp(Struct, array_like=True):
-    """``minutes`` holds EVENT_MEASURES for each minute, ``sessions`` SESSION_MEASURES in total and
-    ``began`` the sessions begun in each minute; ``received`` is the latest arrival counted, in ms.
+    """``minutes`` holds EVENT_MEASURES for each minute, ``began`` SESSION_MEASURES of the sessions begun in
+    each; ``durations`` the histogram of how long these lasted (:mod:`stream_consumer.durations`);
+    ``received`` is the latest arrival counted, in ms.
     """
 
     site_id: str
     quarter: int
     shard_id: str
     minutes: list[list[int]] = field(default_factory=lambda: [[0] * len(EVENT_MEASURES) for _ in range(MINUTES)])
-    began: list[int] = field(default_factory=lambda: [0] * MINUTES)
-    sessions: list[int] = field(default_factory=lambda: [0] * len(SESSION_MEASURES))
+    began: list[list[int]] = field(default_factory=lambda: [[0] * len(SESSION_MEASURES) for _ in range(MINUTES)])
+    durations: dict[str, int] = field(default_factory=dict)
     counters: dict[str, Counter] = field(default_factory=dict)
     visitors: bytes = b""
     received: int = 0
@@ -109,12 +113,15 @@ class RollUp(Struct, array_like=True):
 
 
 class Standing(Struct, frozen=True):
-    """What a session adds to roll-ups as it stands: where, under which labels, and how much."""
+    """What a session adds to roll-ups as it stands: where, under which labels, how much, and in which
+    bucket of the durations.
+    """
 
     quarter: int
     minute: int
     labels: tuple[str, ...]
     amounts: tuple[int, ...]
+    duration: str
 
 
 def quarter_of(at: int) -> int:
@@ -152,13 +159,26 @@ def standing(session: Session) -> Standing | None:
         session.events,
         session.page_views,
         session.conversions,
+        int(session.conversions > 0),
     )
     return Standing(
         quarter_of(session.start),
         session.start % QUARTER_MS // MINUTE_MS,
         tuple(map(bounded, labels)),
         amounts,
+        bucket_of(session.duration),
     )
+
+
+def conversion_label(currency: str, conversion_type: str) -> str:
+    """The label under which a conversion is counted."""
+    return f"{currency.replace(_BETWEEN, ' ')}{_BETWEEN}{conversion_type}"
+
+
+def split_conversion(label: str) -> tuple[str, str]:
+    """(currency, conversion type): the inverse of :func:`conversion_label`."""
+    currency, _, conversion_type = label.partition(_BETWEEN)
+    return currency, conversion_type
 
 
 class Folding:
@@ -180,8 +200,9 @@ class Folding:
         elif event.event_type == CONVERSION:
             minute[2] += 1
             amounts = (1, round(event.conversion_value * MICROS))
-            self._count(rollup, "conversion_type", event.conversion_type, amounts)
-            self._count(rollup, "currency", event.conversion_currency, amounts)
+            self._count(
+                rollup, "conversion", conversion_label(event.conversion_currency, event.conversion_type), amounts
+            )
         self._visitors.add(visitor)
         rollup.received = max(rollup.received, event.received_at)
 
@@ -192,11 +213,15 @@ class Folding:
         new = after if after and after.quarter == quarter else None
         if old and new and old.minute == new.minute and old.labels == new.labels:
             self._add_session(new, tuple(now - then for now, then in zip(new.amounts, old.amounts, strict=True)))
-            return
+        else:
+            if old:
+                self._add_session(old, tuple(-amount for amount in old.amounts))
+            if new:
+                self._add_session(new, new.amounts)
         if old:
-            self._add_session(old, tuple(-amount for amount in old.amounts))
+            self._add_duration(old.duration, -1)
         if new:
-            self._add_session(new, new.amounts)
+            self._add_duration(new.duration, 1)
 
     def move_sessions(self, moves: Sequence[tuple[str, Standing | None, Standing | None]]) -> None:
         """Each of ``(session id, before, after)`` in order. Where no bound can be reached on the way, sums do
@@ -239,12 +264,18 @@ class Folding:
 
     def _add_session(self, place: Standing, amounts: tuple[int, ...]) -> None:
         rollup = self._rollup
-        rollup.began[place.minute] += amounts[0]
+        began = rollup.began[place.minute]
         for at, amount in enumerate(amounts):
-            rollup.sessions[at] += amount
+            began[at] += amount
         for (dimension, room), label in zip(SESSION_DIMENSIONS.items(), place.labels, strict=True):
             if label or dimension not in _OPTIONAL:
                 rollup.counter(dimension).add(label, amounts, room)
+
+    def _add_duration(self, bucket: str, count: int) -> None:
+        durations = self._rollup.durations
+        durations[bucket] = durations.get(bucket, 0) + count
+        if not durations[bucket]:
+            del durations[bucket]
 
 
 @lru_cache(maxsize=16384)

@@ -68,6 +68,21 @@ class TableNames:
         )
 
 
+def local_or_environ_dynamodb(environ: Mapping[str, str], *names: str) -> tuple[DynamoDBClient, TableNames]:
+    """The client and tables of an operator's command: those of a `make run` on this machine, unless ``environ``
+    sets one of ``names`` or an endpoint. Raises ``BotoCoreError`` or ValueError where it says too little.
+    """
+    import boto3
+    from botocore.config import Config
+
+    from producer.client import local_engine  # the function itself needs no producer
+
+    config = Config(connect_timeout=3, read_timeout=10, retries={"mode": "standard", "total_max_attempts": 3})
+    # boto3 itself does not look at AWS_REGION.
+    there = local_engine(environ, *names) or {"region_name": environ.get("AWS_REGION") or None}
+    return boto3.client("dynamodb", config=config, **there), TableNames.from_environ(environ)
+
+
 class Tables:
     """The stored items. ``writers`` saves run at once, as each waits for the network most of its time; with
     one, they are done one after the other, in order.
@@ -98,17 +113,21 @@ class Tables:
         """Put a session if the table's is still folded up to ``base`` (None: there is none)."""
         self._save(self._names.sessions, item, None if base is None else join_positions(base))
 
-    def put_events(self, items: Sequence[Item]) -> None:
-        """Put chunks of sessions' events."""
-        self._put(self._names.session_events, items)
+    def put_events(self, items: Sequence[Item], marks: Sequence[Item]) -> None:
+        """Put chunks of sessions' events, and the marks of the hours that changed."""
+        self._put([*_of(self._names.session_events, items), *_of(self._names.rollups, marks)])
 
     def put_quarantine(self, items: Sequence[Item]) -> None:
         """Put rejected payloads."""
-        self._put(self._names.quarantine, items)
+        self._put(_of(self._names.quarantine, items))
 
     def put_sites(self, items: Sequence[Item]) -> None:
         """Put entries of the list of sites."""
-        self._put(self._names.rollups, items)
+        self._put(_of(self._names.rollups, items))
+
+    def put_shard(self, item: Item) -> None:
+        """Put how far behind a shard's consumer is."""
+        self._put(_of(self._names.rollups, [item]))
 
     def each(self, work: Callable[[_T], None], values: Iterable[_T]) -> list[Exception | None]:
         """Do ``work`` on every value, several at once; what became of each, in order."""
@@ -158,20 +177,27 @@ class Tables:
             else:
                 raise Unavailable(f"BatchGetItem on {table} left keys unprocessed {_UNPROCESSED_TRIES} times")
 
-    def _put(self, table: str, items: Sequence[Item]) -> None:
+    def _put(self, items: Iterable[tuple[str, Item]]) -> None:
         for chunk in _chunks(items, _ITEMS_PER_WRITE):
-            wanted: Any = {table: [{"PutRequest": {"Item": item}} for item in chunk]}
+            wanted: Any = {}
+            for table, item in chunk:
+                wanted.setdefault(table, []).append({"PutRequest": {"Item": item}})
+            tables = ", ".join(wanted)
             for tries in range(_UNPROCESSED_TRIES):
                 try:
                     answer = self._client.batch_write_item(RequestItems=wanted)
                 except (ClientError, BotoCoreError) as error:
-                    raise Unavailable(f"BatchWriteItem on {table}: {error}") from error
+                    raise Unavailable(f"BatchWriteItem on {tables}: {error}") from error
                 wanted = answer.get("UnprocessedItems")
                 if not wanted:
                     break
                 _back_off(tries)
             else:
-                raise Unavailable(f"BatchWriteItem on {table} left items unprocessed {_UNPROCESSED_TRIES} times")
+                raise Unavailable(f"BatchWriteItem on {tables} left items unprocessed {_UNPROCESSED_TRIES} times")
+
+
+def _of(table: str, items: Iterable[Item]) -> list[tuple[str, Item]]:
+    return [(table, item) for item in items]
 
 
 def _chunks(values: Iterable[_T], size: int) -> Iterator[list[_T]]:

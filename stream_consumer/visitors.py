@@ -45,6 +45,17 @@ class Visitors:
         self._promote()
         self._sketch.update(_result(other._sketch))
 
+    def merge_bytes(self, data: bytes) -> None:
+        """Count all visitors of another's :meth:`to_bytes`."""
+        if data[:1] == _SKETCH:
+            import datasketches
+
+            self._promote()
+            self._sketch.update(datasketches.hll_sketch.deserialize(data[1:]))
+        elif data:
+            for known in _hashes_of(data):
+                self._add(known)
+
     def estimate(self) -> int:
         """How many: exact up to :data:`EXACT`, beyond with :data:`RELATIVE_STANDARD_ERROR`."""
         return len(self._hashes) if self._sketch is None else round(_result(self._sketch).get_estimate())
@@ -65,15 +76,7 @@ class Visitors:
     def from_bytes(cls, data: bytes) -> Visitors:
         """The inverse of :meth:`to_bytes`; empty bytes are no visitors."""
         visitors = cls()
-        if data[:1] == _SKETCH:
-            import datasketches
-
-            visitors._promote()
-            visitors._sketch.update(datasketches.hll_sketch.deserialize(data[1:]))
-        elif data:
-            hashes = array("Q")
-            hashes.frombytes(data[1:])
-            visitors._hashes = set(_native(hashes))
+        visitors.merge_bytes(data)
         return visitors
 
     def _add(self, hashed: int) -> None:
@@ -103,6 +106,12 @@ def _result(union: Any) -> Any:
     itself_twice.update(in_order)
     itself_twice.update(in_order)
     return itself_twice.get_result(kind)
+
+
+def _hashes_of(data: bytes) -> array[int]:
+    hashes = array("Q")
+    hashes.frombytes(data[1:])
+    return _native(hashes)
 
 
 def _little_endian(hashes: array[int]) -> bytes:

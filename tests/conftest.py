@@ -1,10 +1,40 @@
-"""Prints, at the end of a run, how much was simulated. (Here, not in simulation/: with several processes, only
-the conftest of the tests' root is loaded where the summary is printed.)
+"""The browser that all browser tests share; and what is printed at the end of a run: how much was simulated.
+(Here, not in simulation/: with several processes, only the conftest of the tests' root is loaded where the summary is
+printed.)
 """
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
 from typing import Any
+
+import pytest
+
+_QUIET = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """A headless Chromium (a playwright ``Browser``), one for each process: tests make contexts of their own in it."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("needs Chromium (Debian: apt-get install chromium)")
+    from playwright.sync_api import expect, sync_playwright
+
+    expect.set_options(timeout=30_000)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=_QUIET)
+        yield browser
+        browser.close()
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

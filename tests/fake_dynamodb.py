@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -9,7 +10,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError, ReadTimeoutError
 
-from stream_consumer.items import SITES, Item
+from stream_consumer.items import SITES, Item, marks_key
 from stream_consumer.table import TableNames, Tables
 
 NAMES = TableNames("sessions", "session-events", "rollups", "quarantine")
@@ -17,6 +18,8 @@ NAMES = TableNames("sessions", "session-events", "rollups", "quarantine")
 #: What can happen to a write. "late": the function ends, and the write lands when others have gone by.
 FAULTS = ("refused", "lost", "crash before", "crash after", "late")
 Choose = Callable[[int], str]
+#: The partition of a site's roll-ups of one day.
+_ROLLUP = re.compile(r"[^#]+#[0-9]{6}")
 
 
 class Crash(BaseException):
@@ -44,6 +47,7 @@ class FakeDynamo:
         self.between = between
         self.read = read
         self.writes = 0
+        self.queried = 0
         self._before: dict[tuple[str, str], dict[str, Any] | None] = {}
         self.faults: Counter[str] = Counter()
         self._limbo: list[tuple[int, Callable[[], None]]] = []
@@ -73,6 +77,29 @@ class FakeDynamo:
             self.faults["read stale"] += 1
             rows = {key: old for key in keys if (old := self._before.get(key, rows.get(key)))}
         return {"Responses": {table: [rows[key] for key in keys if key in rows]}}
+
+    def query(self, **query: Any) -> dict[str, Any]:
+        values = query["ExpressionAttributeValues"]
+        assert query["KeyConditionExpression"] == "pk = :pk AND sk BETWEEN :low AND :high"
+        if self.read() == "refused":
+            self.faults["read refused"] += 1
+            raise ClientError({"Error": {"Code": "InternalServerError"}}, "Query")
+        pk, low, high = (values[name]["S"] for name in (":pk", ":low", ":high"))
+        rows = sorted(self.tables[query["TableName"]].items())
+        found = [item for key, item in rows if key[0] == pk and low <= key[1] <= high]
+        self.queried += len(found)
+        return {"Items": found}
+
+    def delete_item(self, *, TableName: str, Key: dict[str, Any], **condition: Any) -> dict[str, Any]:
+        def delete() -> None:
+            assert condition["ConditionExpression"] == "pos = :base"
+            held = self.tables[TableName].get(_key(Key))
+            if held is None or held["pos"] != condition["ExpressionAttributeValues"][":base"]:
+                raise ClientError({"Error": {"Code": "ConditionalCheckFailedException"}}, "DeleteItem")
+            del self.tables[TableName][_key(Key)]
+
+        self._write(delete)
+        return {}
 
     def land_all(self) -> None:
         """Let every write that is still on its way arrive."""
@@ -146,7 +173,12 @@ class MemoryTables(Tables):
 
     @property
     def rollups(self) -> dict[tuple[str, str], Item]:
-        return {key: item for key, item in self.dynamo.tables[NAMES.rollups].items() if key[0] != SITES}
+        rows = self.dynamo.tables[NAMES.rollups].items()
+        return {key: item for key, item in rows if _ROLLUP.fullmatch(key[0])}
+
+    def marks(self, site_id: str) -> set[str]:
+        """The sort keys of a site's marks."""
+        return {key[1] for key in self.dynamo.tables[NAMES.rollups] if key[0] == marks_key(site_id)}
 
     @property
     def sites(self) -> set[str]:

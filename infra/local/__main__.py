@@ -31,6 +31,8 @@ REGION = "us-east-1"
 START_WITHIN = 90.0
 #: Minutes of demo traffic from before the start.
 HISTORY = 45.0
+#: Seconds between two runs of the merging of roll-ups.
+COMPACT_EVERY = 15.0
 
 DESCRIPTION = """\
 The whole path of LiveInsight on this machine: embedded AWS (moto), collector, event source with the consumer,
@@ -175,6 +177,8 @@ def start(settings: RunSettings, environ: Mapping[str, str], services: Services)
     query_api = ["-m", "query_api", "--host", HOST, "--port", str(settings.query_port)]
     services.start(Service("query-api", query_api, environ, healthy=lambda: answers(settings.query_port, "/health/")))
     services.start(event_source(settings, environ))
+    compact = ["-m", "stream_consumer", "compact", "--every", str(COMPACT_EVERY)]
+    services.start(Service("compaction", compact, environ))
     collector = ["-m", "producer", "collector", "--host", HOST, "--port", str(settings.collector_port)]
     services.start(
         Service("collector", collector, environ, lambda: answers(settings.collector_port, "/health"), stop_within=60.0)

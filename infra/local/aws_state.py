@@ -26,7 +26,7 @@ from msgspec import Struct
 from infra.local.moto_patches import attribute_value, make_item, trim
 
 #: Goes up when a file of an earlier form can no longer be read.
-FORMAT = 1
+FORMAT = 2
 
 
 class ShardContent(Struct, array_like=True):

@@ -22,6 +22,7 @@ import moto.core.utils
 from moto.core.common_models import BaseModel
 from moto.core.serialize import JSONSerializer
 from moto.dynamodb.exceptions import ItemSizeTooLarge
+from moto.dynamodb.models import DynamoDBBackend
 from moto.dynamodb.models.dynamo_type import DynamoType, Item, LimitedSizeDict
 from moto.dynamodb.models.table import SecondaryIndex, Table
 from moto.kinesis.models import KinesisBackend, Record, Shard, Stream
@@ -157,7 +158,8 @@ def _slice(numbers: list[int], start: int, count: int) -> Iterator[int]:
 
 def _query_without_sorting_the_table() -> None:
     # A query sorts all items of the table before it looks for the ones it wants, and copies those whole, also where
-    # an index holds their keys only. Here it is given nothing but what can be in its result, as the index holds it.
+    # an index holds their keys only. Here it is given nothing but what can be in its result, as the index holds it:
+    # of a table without sort keys (the sessions), what changed since the last query is all that is looked at again.
     query = Table.query
     project = SecondaryIndex.project
 
@@ -169,7 +171,8 @@ def _query_without_sorting_the_table() -> None:
             view.items = {hash_key: self.items[hash_key]} if hash_key in self.items else {}
         elif index := next((index for index in self.all_indexes() if index.name == index_name), None):
             view.items = defaultdict(dict)
-            for item in _matching(_all_items(self), index.schema, hash_key, comparison, operands):
+            items = self.items.under(index, hash_key) if isinstance(self.items, _Followed) else _all_items(self)
+            for item in _matching(items, index.schema, hash_key, comparison, operands):
                 if self.has_range_key:
                     view.items[item.hash_key][item.range_key] = project_keys(index, item)
                 else:
@@ -182,8 +185,70 @@ def _query_without_sorting_the_table() -> None:
         held = [*index.table_key_attrs, *index.schema_key_attrs]
         return make_item(item.hash_key, item.range_key, {name: item.attrs[name] for name in held if name in item.attrs})
 
+    created = Table.__init__
+
+    def create(self: Any, *args: Any, **kwargs: Any) -> None:
+        created(self, *args, **kwargs)
+        if not self.has_range_key:
+            self.items = _Followed()
+
+    updated = DynamoDBBackend.update_item
+
+    def update_item(self: Any, table_name: str, *args: Any, **kwargs: Any) -> Any:
+        item = updated(self, table_name, *args, **kwargs)
+        table = self.get_table(table_name)
+        if isinstance(table.items, _Followed):
+            table.items[item.hash_key] = item  # it was changed in its place
+        return item
+
+    Table.__init__ = create
     Table.query = query_candidates
+    DynamoDBBackend.update_item = update_item
     SecondaryIndex.project = project_keys
+
+
+class _Followed(dict[Any, Any]):
+    """The items of a table without sort keys by key, and by the partition key of each index that was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._indexes: dict[str, _Index] = {}
+
+    def __setitem__(self, key: Any, item: Any) -> None:
+        super().__setitem__(key, item)
+        for index in self._indexes.values():
+            index.changed.add(key)
+
+    def pop(self, key: Any, *default: Any) -> Any:
+        for index in self._indexes.values():
+            index.changed.add(key)
+        return super().pop(key, *default)
+
+    def under(self, index: Any, hash_key: Any) -> Iterable[Any]:
+        """The items that an index has under ``hash_key``, in no order."""
+        known = self._indexes.get(index.name)
+        if known is None:
+            name = next(key["AttributeName"] for key in index.schema if key["KeyType"] == "HASH")
+            known = self._indexes[index.name] = _Index(name, set(self))
+        for key in known.changed:
+            known.held.get(known.place.pop(key, None), {}).pop(key, None)
+            item = self.get(key)
+            value = item.attrs.get(known.attribute) if item is not None else None
+            if value is not None:
+                known.place[key] = value.value
+                known.held[value.value][key] = item
+        known.changed.clear()
+        return list(known.held.get(hash_key.value, {}).values())
+
+
+class _Index:
+    """An index as of the last query: what it has under each partition key, and where each item is."""
+
+    def __init__(self, attribute: str, changed: set[Any]) -> None:
+        self.attribute = attribute
+        self.changed = changed
+        self.place: dict[Any, Any] = {}
+        self.held: defaultdict[Any, dict[Any, Any]] = defaultdict(dict)
 
 
 def _all_items(table: Any) -> Iterator[Any]:

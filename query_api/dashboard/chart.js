@@ -2,7 +2,10 @@
 // figures without being rebuilt, and is read with the pointer or the arrow keys: to a screen reader it is a
 // slider whose value is the figures under the cursor.
 
-import { clock, compact, day, element, setText } from "./rendering.js";
+import { element, setText } from "./dom.js";
+import { clock, compact, day } from "./format.js";
+import { t } from "./language.js";
+import { instant, wall } from "./zone.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 const MINUTE = 60_000;
@@ -32,36 +35,47 @@ function pool(group, items, create, update) {
   }
 }
 
-/** The ticks 0, step, 2 step, ... that reach over `greatest`: whole numbers, about `wanted` of them. */
-export function amountTicks(greatest, wanted = 4) {
-  const raw = Math.max(greatest, 1) / wanted;
-  const power = 10 ** Math.floor(Math.log10(raw));
-  const step = Math.max(1, [1, 2, 5, 10].find((factor) => factor * power >= raw - 1e-9) * power);
+const NICE = {
+  count: { steps: [1, 2, 5, 10], least: 1 },
+  ratio: { steps: [1, 2, 5, 10], least: 0.5 },
+  fraction: { steps: [1, 2, 2.5, 5, 10], least: 0.01 },
+  seconds: { steps: null, least: 1 },
+};
+const NICE_SECONDS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14_400, 28_800, 86_400];
+
+/** The ticks 0, step, 2 step, ... that reach over `greatest`: round amounts of the unit, about `wanted` of them. */
+function amountTicks(greatest, unit = "count", wanted = 4) {
+  const { steps, least } = NICE[unit];
+  const raw = Math.max(greatest / wanted, least);
+  const power = 10 ** Math.floor(Math.log10(raw) + 1e-9);
+  const step = steps
+    ? Math.max(least, steps.find((factor) => factor * power >= raw - 1e-9) * power)
+    : NICE_SECONDS.find((one) => one >= raw - 1e-9) ?? Math.ceil(raw / 86_400) * 86_400;
   const ticks = [0];
-  while (ticks.at(-1) < Math.max(greatest, 1)) ticks.push(Math.round(ticks.at(-1) + step));
+  while (ticks.at(-1) < greatest - 1e-9 || ticks.length < 2) ticks.push(Number((ticks.length * step).toPrecision(12)));
   return ticks;
 }
 
-/** Moments (ms) from `from` to `to` at round local times, at most `most` of them; days keep their length in hours. */
-export function timeTicks(from, to, most) {
+/** Moments (ms) from `from` to `to` at round times of the chosen zone, at most `most` of them; days keep their length in hours. */
+function timeTicks(from, to, most) {
   const minutes = (to - from) / MINUTE;
   const step = TICK_MINUTES.find((candidate) => minutes / candidate <= most) ?? TICK_MINUTES.at(-1);
-  const start = new Date(from);
+  const { year, month, day: date } = wall(from);
   const ticks = [];
   for (let index = 0; ticks.length <= most + 1; index += 1) {
     const offset = index * step;
     const moment = step < DAY_MINUTES
-      ? new Date(start.getFullYear(), start.getMonth(), start.getDate(), 0, offset)
-      : new Date(start.getFullYear(), start.getMonth(), start.getDate() + offset / DAY_MINUTES);
+      ? instant(year, month, date, 0, offset)
+      : instant(year, month, date + offset / DAY_MINUTES);
     if (moment > to) break;
-    if (moment >= from && moment.getTime() !== ticks.at(-1)) ticks.push(moment.getTime());
+    if (moment >= from && moment !== ticks.at(-1)) ticks.push(moment);
   }
   return ticks;
 }
 
 function tickLabel(ms) {
-  const date = new Date(ms);
-  return date.getHours() === 0 && date.getMinutes() === 0 ? day(ms) : clock(ms);
+  const { hour, minute } = wall(ms);
+  return hour === 0 && minute === 0 ? day(ms) : clock(ms);
 }
 
 /** What both charts share: a drawing that fits its container, and a cursor that reads it. */
@@ -149,14 +163,14 @@ class Chart {
     const shown = index ?? this.last();
     if (shown >= 0) {
       const [heading, ...rows] = this.describe(shown);
-      const text = [heading, ...rows.map((row) => row.join(" "))].join(", ");
+      const text = [heading, ...rows.map(([amount, label]) => `${amount} ${label}`)].join(", ");
       set(this.drawing, { "aria-valuenow": shown, "aria-valuetext": text });
     }
     this.readout.hidden = index === null;
     this.mark(index);
     if (index === null) return;
     const [heading, ...rows] = this.describe(index);
-    const lines = rows.map(([amount, label]) => element("p", {}, element("b", { text: amount }), ` ${label}`));
+    const lines = rows.map(([amount, label, kind]) => element("p", { class: kind }, element("b", { text: amount }), ` ${label}`));
     this.readout.replaceChildren(element("p", { text: heading }), ...lines);
     const x = this.x(index);
     const room = this.container.clientWidth;
@@ -167,26 +181,46 @@ class Chart {
 }
 
 /**
- * Lines over time. Model: {from, to, step (ms), points: [{at, values}], series: [{label, style, shown}], open
- * (whether the last point is still counting), describe(index) -> [heading, [amount, label]...]}.
+ * Lines over time, and those of the period before as lighter dashed ones. Model: {points: [{at, values}], end (ms, of
+ * the last point), previous: [values] for the same places or null, begun (how many of the points are not in the
+ * future), open (whether the last of these is still counting), series: [{style}] as in `values`, unit, amount(value) ->
+ * text of a tick, describe(index) -> [heading, [amount, label]...]}. A point is as wide as any other, however long its
+ * day is.
  */
 export class TimeChart extends Chart {
   constructor(container, label) {
     super(container, label);
-    this.margin = { top: 8, right: 12, bottom: 22, left: 44 };
+    this.margin = { top: 8, right: 12, bottom: 22, left: 48 };
     this.grid = svg("g", { class: "grid" }, this.drawing);
     this.amounts = svg("g", { class: "ticks", "text-anchor": "end" }, this.drawing);
     this.times = svg("g", { class: "ticks", "text-anchor": "middle" }, this.drawing);
     this.fills = svg("g", {}, this.drawing);
-    this.lines = svg("g", {}, this.drawing);
+    this.befores = svg("g", { class: "befores" }, this.drawing);
+    this.lines = svg("g", { class: "lines" }, this.drawing);
     this.openings = svg("g", {}, this.drawing);
     this.marker = svg("line", { class: "marker", visibility: "hidden" }, this.drawing);
     this.dots = svg("g", {}, this.drawing);
   }
 
+  last() {
+    return this.model ? this.model.begun - 1 : -1;
+  }
+
+  across(place) {
+    return this.left + (place / this.model.points.length) * (this.right - this.left);
+  }
+
   x(index) {
-    const { from, to, step, points } = this.model;
-    return this.left + ((points[index].at + step / 2 - from) / (to - from)) * (this.right - this.left);
+    return this.across(index + 0.5);
+  }
+
+  /** Where a moment is, in points from the first. */
+  place(ms) {
+    const { points, end } = this.model;
+    let index = points.findIndex((point) => point.at > ms) - 1;
+    if (index < -1) index = points.length - 1;
+    const start = points[Math.max(index, 0)].at;
+    return Math.max(index, 0) + (ms - start) / ((points[Math.max(index, 0) + 1]?.at ?? end) - start);
   }
 
   y(amount) {
@@ -194,50 +228,55 @@ export class TimeChart extends Chart {
   }
 
   paint(width, height) {
-    const { points, series, from, to, open } = this.model;
-    const shown = series.map((one, place) => ({ ...one, place })).filter((one) => one.shown);
+    const { points, previous, begun, series, unit, amount, end, open } = this.model;
     let greatest = 0;
-    for (const point of points) for (const { place } of shown) greatest = Math.max(greatest, point.values[place]);
-    const ticks = amountTicks(greatest);
+    for (const { values } of points) greatest = Math.max(greatest, ...values);
+    for (const values of previous ?? []) greatest = Math.max(greatest, ...values);
+    const ticks = amountTicks(greatest, unit);
     this.top = ticks.at(-1);
     this.left = this.margin.left;
     this.right = width - this.margin.right;
     this.bottom = height - this.margin.bottom;
 
-    pool(this.grid, ticks, () => svg("line", {}), (node, amount) => {
-      const y = Math.round(this.y(amount)) + 0.5;
-      set(node, { x1: this.left, x2: this.right, y1: y, y2: y, class: amount === 0 ? "base" : "" });
+    pool(this.grid, ticks, () => svg("line", {}), (node, tick) => {
+      const y = Math.round(this.y(tick)) + 0.5;
+      set(node, { x1: this.left, x2: this.right, y1: y, y2: y, class: tick === 0 ? "base" : "" });
     });
-    pool(this.amounts, ticks, () => svg("text", {}), (node, amount) => {
-      set(node, { x: this.left - 8, y: Math.round(this.y(amount)) + 4 });
-      setText(node, compact(amount));
+    pool(this.amounts, ticks, () => svg("text", {}), (node, tick) => {
+      set(node, { x: this.left - 8, y: Math.round(this.y(tick)) + 4 });
+      setText(node, amount(tick));
     });
-    const span = (ms) => this.left + ((ms - from) / (to - from)) * (this.right - this.left);
-    const moments = timeTicks(from, to, Math.max(2, Math.floor((this.right - this.left) / 60)))
-      .filter((ms) => span(ms) <= width - 18);
-    pool(this.times, moments, () => svg("text", {}), (node, ms) => {
-      set(node, { x: span(ms).toFixed(1), y: height - 4 });
+    const most = Math.max(2, Math.floor((this.right - this.left) / 64));
+    const moments = points.length ? timeTicks(points[0].at, end, most) : [];
+    const spots = moments.map((ms) => ({ ms, x: this.across(this.place(ms)) })).filter(({ x }) => x <= width - 18);
+    pool(this.times, spots, () => svg("text", {}), (node, { ms, x }) => {
+      set(node, { x: x.toFixed(1), y: height - 4 });
       setText(node, tickLabel(ms));
     });
 
-    const closed = open ? points.length - 1 : points.length;
-    const spot = (index, place) => `${this.x(index).toFixed(1)},${this.y(points[index].values[place]).toFixed(1)}`;
-    const path = (first, end, place) => {
-      const spots = [];
-      for (let index = Math.max(0, first); index < end; index += 1) spots.push(spot(index, place));
-      return spots.length ? `M${spots.join("L")}` : "";
+    const closed = open ? begun - 1 : begun;
+    const path = (first, stop, amountAt) => {
+      const made = [];
+      for (let index = Math.max(0, first); index < stop; index += 1) {
+        made.push(`${this.x(index).toFixed(1)},${this.y(amountAt(index)).toFixed(1)}`);
+      }
+      return made.length ? `M${made.join("L")}` : "";
     };
-    pool(this.lines, shown, () => svg("path", {}), (node, { place, style }) => {
-      set(node, { class: `line ${style}`, d: path(0, closed, place) });
+    const places = series.map(({ style }, place) => ({ style, place }));
+    const own = (place) => (index) => points[index].values[place];
+    pool(this.befores, previous ? places : [], () => svg("path", {}), (node, { place, style }) => {
+      set(node, { class: `line before ${style}`, d: path(0, previous.length, (index) => previous[index][place]) });
+    });
+    pool(this.lines, places, () => svg("path", {}), (node, { place, style }) => {
+      set(node, { class: `line ${style}`, d: path(0, closed, own(place)) });
     });
     // What is still counting is drawn apart, lest it look like a fall.
-    pool(this.openings, open ? shown : [], () => svg("path", {}), (node, { place, style }) => {
-      set(node, { class: `line open ${style}`, d: path(closed - 1, points.length, place) });
+    pool(this.openings, open ? places : [], () => svg("path", {}), (node, { place, style }) => {
+      set(node, { class: `line open ${style}`, d: path(closed - 1, begun, own(place)) });
     });
-    const filled = closed > 1 ? shown.filter((one) => one.style === "accent") : [];
-    pool(this.fills, filled, () => svg("path", { class: "fill" }), (node, { place }) => {
+    pool(this.fills, closed > 1 ? places.slice(0, 1) : [], () => svg("path", {}), (node, { place, style }) => {
       const ground = `L${this.x(closed - 1).toFixed(1)},${this.bottom}L${this.x(0).toFixed(1)},${this.bottom}Z`;
-      set(node, { d: path(0, closed, place) + ground });
+      set(node, { class: `fill ${style}`, d: path(0, closed, own(place)) + ground });
     });
   }
 
@@ -249,8 +288,8 @@ export class TimeChart extends Chart {
     }
     const x = this.x(index).toFixed(1);
     set(this.marker, { visibility: "visible", x1: x, x2: x, y1: this.margin.top, y2: this.bottom });
-    const shown = this.model.series.map((one, place) => ({ ...one, place })).filter((one) => one.shown);
-    pool(this.dots, shown, () => svg("circle", { r: 3.5 }), (node, { place, style }) => {
+    pool(this.dots, this.model.series, () => svg("circle", { r: 3.5 }), (node, { style }) => {
+      const place = this.model.series.findIndex((one) => one.style === style);
       set(node, { class: `dot ${style}`, cx: x, cy: this.y(this.model.points[index].values[place]).toFixed(1) });
     });
   }
@@ -299,7 +338,7 @@ export class MinuteBars extends Chart {
       place(node, index, views, views);
     });
     set(this.greatest, { x: width, y: 9 });
-    setText(this.greatest, `peak ${compact(Math.max(...sums))}`);
+    setText(this.greatest, t("peak", { amount: compact(Math.max(...sums)) }));
     const marks = [[0, "start"], [0.5, "middle"], [1, "end"]];
     pool(this.times, marks, () => svg("text", {}), (node, [part, anchor]) => {
       set(node, { x: (part * width).toFixed(1), y: height - 4, "text-anchor": anchor });

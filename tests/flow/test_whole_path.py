@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -12,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -141,58 +141,41 @@ def serving(html: str) -> Iterator[str]:
 
 
 @pytest.mark.browser
-def test_a_visit_in_a_real_browser_shows_in_the_session_and_on_the_dashboard(system: Running, tmp_path: Path) -> None:
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if not chromium:
-        pytest.skip("needs Chromium (Debian: apt-get install chromium)")
-    from playwright.sync_api import sync_playwright
-
+def test_a_visit_in_a_real_browser_shows_in_the_session_and_on_the_dashboard(system: Running, chromium: Any) -> None:
     page_html = f"""<!doctype html><title>Shoes</title>
         <script async src="{system.collector}/liveinsight.js" data-site="shop"></script>
         <a id="more" href="#more">More</a> <button id="buy">Buy</button>"""
-    with serving(page_html) as shop, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=chromium,
-            args=[
-                "--no-sandbox",
-                "--disable-gpu",
-                "--disable-quic",
-                "--no-first-run",
-                "--disable-background-networking",
-            ],
+    with serving(page_html) as shop:
+        visitor = chromium.new_page()
+        visitor.goto(f"{shop}/shoes")
+        visitor.wait_for_function("!!(window.LiveInsight && LiveInsight.track)")
+        visitor.evaluate("history.pushState({}, '', '/shoes/red')")
+        visitor.click("#buy")
+        visitor.evaluate("LiveInsight.trackConversion('order', 49.5)")
+        visitor.close(run_before_unload=True)
+        session, _ = system.until(
+            lambda: system.get("/api/sessions/active/?site=shop"),
+            lambda sessions: bool(sessions) and sessions[0]["conversions"] == 1,
+            seconds=15,
         )
-        try:
-            visitor = browser.new_context().new_page()
-            visitor.goto(f"{shop}/shoes")
-            visitor.wait_for_function("!!(window.LiveInsight && LiveInsight.track)")
-            visitor.evaluate("history.pushState({}, '', '/shoes/red')")
-            visitor.click("#buy")
-            visitor.evaluate("LiveInsight.trackConversion('order', 49.5)")
-            visitor.close(run_before_unload=True)
-            session, _ = system.until(
-                lambda: system.get("/api/sessions/active/?site=shop"),
-                lambda sessions: bool(sessions) and sessions[0]["conversions"] == 1,
-                seconds=15,
-            )
-            session_id = session[0]["session_id"]
-            kinds, _ = system.until(
-                lambda: [event["event_type"] for event in system.get(f"/api/sessions/{session_id}/events/?site=shop")],
-                lambda kinds: "page_exit" in kinds,
-                seconds=15,
-            )
-            assert kinds.count("page_view") == 2
-            assert {"click", "conversion", "page_exit"} <= set(kinds)
-            assert session[0]["page_views"] == 2
-            assert session[0]["current_page"].endswith("/shoes/red")
+        session_id = session[0]["session_id"]
+        kinds, _ = system.until(
+            lambda: [event["event_type"] for event in system.get(f"/api/sessions/{session_id}/events/?site=shop")],
+            lambda kinds: "page_exit" in kinds,
+            seconds=15,
+        )
+        assert kinds.count("page_view") == 2
+        assert {"click", "conversion", "page_exit"} <= set(kinds)
+        assert session[0]["page_views"] == 2
+        assert session[0]["current_page"].endswith("/shoes/red")
 
-            dashboard = browser.new_context().new_page()
-            errors: list[str] = []
-            dashboard.on("pageerror", lambda error: errors.append(str(error)))
-            dashboard.goto(f"{system.api}/?site=shop")
-            dashboard.get_by_text("/shoes/red").first.wait_for(timeout=10_000)
-            assert errors == []
-        finally:
-            browser.close()
+        dashboard = chromium.new_page()
+        errors: list[str] = []
+        dashboard.on("pageerror", lambda error: errors.append(str(error)))
+        dashboard.goto(f"{system.api}/?site=shop")
+        dashboard.get_by_text("/shoes/red").first.wait_for(timeout=10_000)
+        assert errors == []
+        dashboard.close()
 
 
 def test_a_stop_loses_nothing_that_was_acknowledged_and_a_start_has_it_again(tmp_path: Path) -> None:

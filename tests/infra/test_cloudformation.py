@@ -192,6 +192,23 @@ def test_the_role_may_do_only_what_the_consumer_does() -> None:
     assert everywhere == ["Trace"]
 
 
+def test_the_compaction_has_its_handler_its_table_and_no_more() -> None:
+    compaction = stacks.TEMPLATES / "compaction.yaml"
+    function = stacks.properties_of(stacks.FUNCTION, compaction, {"Stage": "local"}, only=["Handler", "Timeout"])
+    module, name = function["Handler"].rsplit(".", 1)
+    assert callable(getattr(__import__(module, fromlist=[name]), name))
+    ((_, declared),) = resources(compaction, stacks.FUNCTION).items()
+    variables = declared["Properties"]["Environment"]["Variables"]
+    assert variables == {"LIVEINSIGHT_ROLLUPS_TABLE": {"Fn::Sub": "liveinsight-${Stage}-rollups"}}
+    ((_, role),) = resources(compaction, "AWS::IAM::Role").items()
+    statements = role["Properties"]["Policies"][0]["PolicyDocument"]["Statement"]
+    assert statements[0]["Action"] == [
+        f"dynamodb:{call}" for call in ("BatchGetItem", "DeleteItem", "PutItem", "Query")
+    ]
+    assert str(statements[0]["Resource"]).count("*") == 0
+    assert [one["Sid"] for one in statements if one["Resource"] == "*"] == ["Trace"]
+
+
 def test_cfn_lint_finds_nothing() -> None:
     templates = sorted(str(path) for path in stacks.TEMPLATES.glob("*.yaml"))
     done = subprocess.run(

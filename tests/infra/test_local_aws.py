@@ -272,6 +272,15 @@ def test_an_index_is_sparse_and_follows_what_is_written(embedded: Embedded, sort
     put("newest", None, 0)
     put("old", "s#1", 200)
     assert [one["pk"]["S"] for one in since(10)] == ["old", "new"]
+    dynamodb.update_item(
+        TableName=table,
+        Key={"pk": {"S": "elsewhere"}, **sk},
+        UpdateExpression="SET #b = :bucket",
+        ExpressionAttributeNames={"#b": "bucket"},
+        ExpressionAttributeValues={":bucket": {"S": "s#1"}},
+    )
+    dynamodb.delete_item(TableName=table, Key={"pk": {"S": "new"}, **sk})
+    assert [one["pk"]["S"] for one in since(10)] == ["old", "elsewhere"]
 
 
 def test_a_reader_of_the_stream_goes_on_where_it_says(embedded: Embedded) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
-import shutil
 import threading
 import time
 from collections import defaultdict
@@ -23,27 +22,12 @@ import pytest
 
 from producer.event import DEFAULT_SITE, MAX_TEXT, MAX_URL, Event, Received, Rejected, parse_request
 
-playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-
 TRACKER = Path(__file__).parents[2] / "producer" / "tracker" / "liveinsight.js"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 MAX_BEACON = 60_000
 #: What a page's clock shows at first (s since 1970): years behind, which the collector must correct.
 START = 1_500_000_000.0
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome on the PATH"),
-]
+pytestmark = pytest.mark.browser
 
 PAGE = """<!doctype html><title>Home</title>
 <body style="margin:0">
@@ -171,14 +155,6 @@ class _SiteHandler(_Quiet):
         self.reply(200, {"Content-Type": "text/html; charset=utf-8"}, html.encode())
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
 def collector() -> Iterator[Collector]:
     with Collector() as server:
@@ -203,9 +179,9 @@ def site(collector: Collector) -> Iterator[Site]:
 
 
 @pytest.fixture
-def context(browser: Any) -> Iterator[Any]:
+def context(chromium: Any) -> Iterator[Any]:
     """A fresh visitor. Any uncaught error in a page fails the test."""
-    context = browser.new_context(locale="de-DE")
+    context = chromium.new_context(locale="de-DE")
     errors: list[str] = []
     context.on("weberror", lambda error: errors.append(str(error.error)))
     yield context

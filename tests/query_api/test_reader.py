@@ -2,7 +2,9 @@ import pytest
 
 from query_api.reader import Reader
 from stream_consumer import items
+from stream_consumer.compaction import Compaction
 from stream_consumer.items import rollup_item, session_item
+from stream_consumer.merged import HOUR_MS
 from stream_consumer.rollup import MINUTE_MS, QUARTER_MS, RollUp
 from stream_consumer.session import Session
 from stream_consumer.table import TableNames, Unavailable
@@ -56,7 +58,7 @@ def test_roll_ups_of_a_range_are_those_of_its_quarters_and_one_query_a_day(clien
 
     def quarters(start, end) -> list[int]:
         world.called.clear()
-        return [rollup.quarter for rollup in world.reader.rollups("borders", start, end)]
+        return [rollup.quarter for rollup in world.reader.rollups("borders", range(start, end, QUARTER_MS))]
 
     assert quarters(MIDNIGHT, MIDNIGHT + QUARTER_MS) == [MIDNIGHT, MIDNIGHT]
     assert world.called == ["Query"]
@@ -74,9 +76,12 @@ def test_a_long_range_is_read_in_order_whatever_the_number_of_readers(client, wo
     for quarter in days:
         put_rollup(client, "long", quarter)
     world.called.clear()
-    found = [rollup.quarter for rollup in world.reader.rollups("long", NOON - 61 * DAY, NOON)]
+    found = [rollup.quarter for rollup in world.reader.rollups("long", range(NOON - 61 * DAY, NOON, QUARTER_MS))]
     assert found == days
     assert world.called == ["Query"] * 62
+    world.called.clear()
+    assert [rollup.quarter for rollup in world.reader.rollups("long", days)] == days
+    assert world.called == ["Query"] * len(days)
 
 
 def test_a_day_of_more_than_one_page_is_read_whole(client, world) -> None:
@@ -84,8 +89,43 @@ def test_a_day_of_more_than_one_page_is_read_whole(client, world) -> None:
     for quarter in range(5):
         item = rollup_item(RollUp("pages", NOON + quarter * QUARTER_MS, "shard"), "0011.0")
         client.put_item(TableName=NAMES.rollups, Item=item | {"padding": body})
-    assert len(list(world.reader.rollups("pages", NOON, NOON + 5 * QUARTER_MS))) == 5
+    assert len(list(world.reader.rollups("pages", range(NOON, NOON + 5 * QUARTER_MS, QUARTER_MS)))) == 5
     assert len(world.called) > 1
+
+
+def test_marks_and_merged_items_are_read_by_their_keys(client, world) -> None:
+    Consumer(client).consume([an_event(1, site_id="merged"), an_event(2, site_id="merged", timestamp=NOON - 9 * DAY)])
+    hour = NOON - NOON % HOUR_MS
+    assert world.reader.marks("merged", MIDNIGHT, NOON).in_hour(hour)
+    assert world.reader.marks("merged", MIDNIGHT, NOON).in_day(MIDNIGHT)
+    assert not world.reader.marks("merged", MIDNIGHT - DAY, MIDNIGHT).in_day(MIDNIGHT)
+    Compaction(client, NAMES).run(NOON + 2 * DAY)
+    assert not world.reader.marks("merged", MIDNIGHT - 10 * DAY, NOON).in_day(MIDNIGHT)
+    world.called.clear()
+    days = [MIDNIGHT - 9 * DAY, MIDNIGHT - DAY, MIDNIGHT]
+    found = list(world.reader.merged_totals("merged", days, [hour]))
+    assert [part.start for part in found] == [days[0], days[2], hour]
+    assert [part.start for part in world.reader.merged_labels("merged", "page", days, [])] == [days[0], days[2]]
+    assert len(world.called) <= 6
+
+
+def test_the_lag_is_that_of_the_shard_that_is_furthest_behind(client, world) -> None:
+    assert world.reader.lag() is None
+    for shard, at, behind in (("a", world.now, 900), ("b", world.now - 60_000, 4_500), ("c", world.now - DAY, 10**7)):
+        client.put_item(TableName=NAMES.rollups, Item=items.shard_item(shard, at, behind))
+    assert world.reader.lag() == 4.5
+
+
+def test_a_users_sessions_are_found_the_last_begun_first(client, world) -> None:
+    at = [NOON, NOON + DAY, NOON - DAY]
+    log = [
+        an_event(n, site_id="users", session_id=f"s{n}", user_id="ann", timestamp=when, received_at=NOON + DAY)
+        for n, when in enumerate(at)
+    ]
+    Consumer(client).consume([*log, an_event(9, site_id="users", session_id="s9", user_id="bob")])
+    assert [session.session_id for session in world.reader.user_sessions("users", "ann")] == ["s1", "s0", "s2"]
+    assert world.reader.user_sessions("users", "nobody") == []
+    assert world.reader.user_sessions("others", "ann") == []
 
 
 def test_sites_are_listed_in_order(client, world) -> None:
@@ -186,7 +226,7 @@ def test_nothing_is_ever_scanned(client, world) -> None:
     assert world.reader.active("never").order == ["s1"]
     assert world.reader.session("never", "s1")
     assert world.reader.events("never", "s1")
-    assert list(world.reader.rollups("never", NOON, NOON + DAY))
+    assert list(world.reader.rollups("never", range(NOON, NOON + DAY, QUARTER_MS)))
     assert set(world.called) == {"GetItem", "BatchGetItem", "Query"}
 
 
@@ -218,7 +258,7 @@ def test_a_missing_table_is_told_in_a_sentence(client) -> None:
         lambda: reader.session("blog", "s1"),
         lambda: reader.sessions("blog", ["s1"]),
         lambda: reader.events("blog", "s1"),
-        lambda: list(reader.rollups("blog", NOON, NOON + DAY)),
+        lambda: list(reader.rollups("blog", [NOON])),
     ):
         with pytest.raises(Unavailable, match=r"^a table is not there: .*; try again in some seconds$"):
             read()

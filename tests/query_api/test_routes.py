@@ -5,13 +5,14 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from query_api.answering import MAX_CACHED_BYTES
 from query_api.app import create_app
 from query_api.reader import Reader
-from query_api.routes import MAX_CACHED_BYTES
 from query_api.settings import ApiSettings
 from stream_consumer.rollup import MINUTE_MS, QUARTER_MS
 from stream_consumer.table import Unavailable
 from tests.builders import NOON, an_event
+from tests.query_api.fake_reader import FakeReader
 from tests.query_api.stored import NAMES, Consumer, tables
 
 NOW = NOON + 40 * MINUTE_MS
@@ -96,11 +97,14 @@ class Site:
 
     def __init__(self, client, **settings) -> None:
         self.now = NOW
-        self.reads: Counter[str] = Counter()
         self.reader = Reader(client, NAMES, clock=lambda: self.now, readers=4)
-        app = create_app(self.reader, ApiSettings(NAMES, **settings), lambda: self.now)
+        self.start(**settings)
+
+    def start(self, read_keys=None, **settings) -> None:
+        self.reads: Counter[str] = Counter()
+        app = create_app(self.reader, ApiSettings(NAMES, **settings), lambda: self.now, read_keys, lambda: 0.0)
         self.http = app.test_client()
-        for name in ("active", "rollups", "session", "events", "sites", "check"):
+        for name in ("active", "marks", "rollups", "session", "events", "sites", "check"):
             self._count(name)
 
     def _count(self, name) -> None:
@@ -116,6 +120,15 @@ class Site:
         answer = self.http.get(path, headers=headers)
         assert answer.status_code == status, answer.data
         return answer.json if status != 304 else answer
+
+
+def a_site(*visits, **settings):
+    """The application over these events, and a clock to move."""
+    site = object.__new__(Site)
+    site.now = NOW
+    site.reader = FakeReader(lambda: site.now, [event for one in visits for event in one])
+    site.start(**settings)
+    return site
 
 
 @pytest.fixture
@@ -184,7 +197,10 @@ def test_active_sessions_by_pages_are_all_of_them_once(site) -> None:
     assert seen == [f"v{number:02}" for number in range(59, -1, -1)]
     assert [len(page["results"]) for page in pages] == [25, 25, 10]
     assert pages[0]["previous"] is None
-    assert parse_qs(urlsplit(pages[2]["previous"]).query) == {"site": ["busy"], "page": ["2"], "page_size": ["25"]}
+    previous = parse_qs(urlsplit(pages[2]["previous"]).query)
+    assert list(previous) == ["site", "page", "page_size", "cursor"]
+    assert (previous["site"], previous["page"], previous["page_size"]) == (["busy"], ["2"], ["25"])
+    assert site.get(pages[2]["previous"])["results"] == pages[1]["results"]
     beyond = site.get("/api/sessions/active/?site=busy&page=9&page_size=50")
     assert (beyond["results"], beyond["next"]) == ([], None)
     assert site.get(beyond["previous"])["results"][-1]["session_id"] == "v00"
@@ -244,7 +260,9 @@ def test_the_events_of_a_session(site) -> None:
 @pytest.mark.parametrize("name", ["none", "a b", "%00", "x" * 200, "..%5c", "<script>"])
 @pytest.mark.parametrize("of", ["", "events/"])
 def test_a_session_that_is_not_there_is_404(site, name, of) -> None:
-    assert "no session" in site.get(f"/api/sessions/{name}/{of}", status=404)["error"]
+    error = site.get(f"/api/sessions/{name}/{of}", status=404)["error"]
+    assert error["reason"] == "no_such_session"
+    assert "no session" in error["message"]
 
 
 def test_the_summary_of_a_range(site) -> None:
@@ -253,7 +271,11 @@ def test_the_summary_of_a_range(site) -> None:
         "site": "blog",
         "from": iso(NOON),
         "to": iso(NOON + 45 * MINUTE_MS),
+        "tz": "UTC",
         "as_of": iso(NOW - 2 * MINUTE_MS),
+        "lag": None,
+        "partial": True,
+        "previous": None,
         "total_sessions": 2,
         "total_events": 5,
         "page_views": 3,
@@ -261,6 +283,7 @@ def test_the_summary_of_a_range(site) -> None:
         "visitors_exact": True,
         "visitors_error": 0.0,
         "avg_session_time": 270.0,
+        "median_session_time": 60.5,
         "bounce_rate": 0.0,
         "pages_per_session": 1.5,
         "conversions": 1,
@@ -289,7 +312,8 @@ def test_figures_over_time_have_every_step(site) -> None:
     assert steps[7]["conversions"] == 1
     week = f"from={NOW - 7 * 24 * HOUR}&to={NOW}"
     assert len(site.get(f"/api/statistics/hourly/?{week}")) > 7 * 24 * 12
-    assert "at most 7 days" in site.get(f"/api/statistics/hourly/?from={NOW - 7 * 24 * HOUR - 1}", status=400)["error"]
+    refused = site.get(f"/api/statistics/hourly/?from={NOW - 7 * 24 * HOUR - 1}", status=400)
+    assert "at most 7 days" in refused["error"]["message"]
 
 
 def test_rankings(site) -> None:
@@ -368,8 +392,8 @@ def test_a_slash_at_the_end_makes_no_difference(site, path) -> None:
 def test_a_wrong_parameter_is_named(site, query) -> None:
     for path in ("pages", "referrers", "sources"):
         answer = site.get(f"/api/statistics/{path}/?{query}", status=400)
-        assert list(answer) == ["error"]
-        assert answer["error"].startswith(query.partition("=")[0])
+        assert answer["error"]["reason"] == "bad_parameter"
+        assert answer["error"]["message"].startswith(query.partition("=")[0])
 
 
 def test_an_answer_is_cached_for_its_time(site) -> None:
@@ -381,13 +405,13 @@ def test_an_answer_is_cached_for_its_time(site) -> None:
 
     assert read("/api/sessions/active/?site=blog") == {"active": 1}
     assert read("/api/sessions/active/?site=blog&unknown=1") == {}
-    assert read("/api/sessions/active/?site=blog", later=1499) == {}
+    assert read("/api/sessions/active/?site=blog", later=1999) == {}
     assert read("/api/sessions/active/?site=blog", later=1) == {"active": 1}
     assert read("/api/sessions/ann/?site=blog") == {"session": 1}
-    assert read("/api/sessions/ann/?site=blog", later=1499) == {}
-    assert read("/api/statistics/pages/?site=blog") == {"rollups": 1}
+    assert read("/api/sessions/ann/?site=blog", later=1999) == {}
+    assert read("/api/statistics/pages/?site=blog") == {"marks": 1, "rollups": 1}
     assert read("/api/statistics/pages/?site=blog", later=1999) == {}
-    assert read("/api/statistics/pages/?site=blog", later=1) == {"rollups": 1}
+    assert read("/api/statistics/pages/?site=blog", later=1) == {"marks": 1, "rollups": 1}
 
 
 def test_figures_of_closed_hours_are_cached_longer_once_nothing_more_comes(site) -> None:
@@ -397,14 +421,18 @@ def test_figures_of_closed_hours_are_cached_longer_once_nothing_more_comes(site)
         site.now = now
         site.reads.clear()
         site.get(path)
-        return site.reads["rollups"]
+        return site.reads["marks"]
 
     site.now = NOON + HOUR - 1
     assert reads_at(NOON + HOUR - 1) == 1
     later = NOON + 2 * HOUR
     assert reads_at(later) == 1
     assert reads_at(later + 59_999) == 0
-    assert reads_at(later + 60_000) == 1
+    assert reads_at(later + 60_000) == 1, "for a day something may still come"
+    later = NOON + 26 * HOUR
+    assert reads_at(later) == 1
+    assert reads_at(later + 24 * HOUR - 1) == 0
+    assert reads_at(later + 24 * HOUR) == 1
     path = path.replace("blog", "nobody")
     assert reads_at(later) == 1
     assert reads_at(later + 2000) == 1
@@ -429,9 +457,9 @@ def test_the_panels_of_a_dashboard_cost_one_read_and_agree(site) -> None:
         site.get(f"/api/statistics/{name}/?site=blog")
     site.get("/api/sessions/active/?site=blog")
     site.get("/api/sessions/active/?site=blog&page=1")
-    assert site.reads == {"rollups": 1, "active": 1}
+    assert site.reads == {"marks": 1, "rollups": 1, "active": 1}
     site.get("/api/realtime/?site=blog")
-    assert site.reads == {"rollups": 2, "active": 1}
+    assert site.reads == {"marks": 2, "rollups": 2, "active": 2}, "what is live is read for itself"
 
 
 def test_sites_and_ranges_do_not_share_answers(site) -> None:
@@ -447,7 +475,7 @@ def test_an_answer_that_is_the_same_is_not_sent_again(site) -> None:
     first = site.http.get(path)
     etag = first.headers["ETag"]
     assert not etag.startswith("W/")
-    assert first.headers["Cache-Control"] == "public, max-age=1"
+    assert first.headers["Cache-Control"] == "public, max-age=2"
     again = site.get(path, 304, **{"If-None-Match": f'"other", {etag}'})
     assert again.data == b""
     assert again.headers["ETag"] == etag
@@ -466,7 +494,7 @@ def test_lifetimes_are_settings(stored) -> None:
     site.get("/api/statistics/pages/?site=blog")
     site.now += 9999
     answer = site.http.get("/api/statistics/pages/?site=blog")
-    assert site.reads["rollups"] == 1
+    assert site.reads["marks"] == 1
     assert answer.headers["Cache-Control"] == "public, max-age=0"
 
 
@@ -486,18 +514,146 @@ def test_tables_that_cannot_be_read_are_503_with_a_sentence(site, monkeypatch) -
     def fail(*_):
         raise Unavailable("DynamoDB cannot be reached; try again in some seconds")
 
-    for name in ("active", "rollups", "session", "sites", "check"):
+    for name in ("active", "marks", "session", "sites", "check"):
         monkeypatch.setattr(site.reader, name, fail)
     for path in ("sites", "realtime", "sessions/active", "sessions/ann", "sessions/ann/events", "statistics/summary"):
         answer = site.http.get(f"/api/{path}/")
         assert answer.status_code == 503
-        assert answer.json == {"error": "DynamoDB cannot be reached; try again in some seconds"}
+        message = "DynamoDB cannot be reached; try again in some seconds"
+        assert answer.json == {"error": {"status": 503, "reason": "unavailable", "message": message}}
         assert answer.headers["Retry-After"] == "5"
         assert answer.headers["Cache-Control"] == "no-store"
-    health = site.get("/health/", status=503)
-    assert health == {"status": "unavailable", "error": "DynamoDB cannot be reached; try again in some seconds"}
+    assert site.get("/health/", status=503)["error"]["reason"] == "unavailable"
 
 
 def test_a_quarter_is_the_least_that_can_be_asked_for(site) -> None:
     summary = site.get(f"/api/statistics/summary/?from={NOON + 1}&to={NOON + 2}")
     assert (summary["from"], summary["to"]) == (iso(NOON), iso(NOON + QUARTER_MS))
+
+
+SUMMARY = "/api/statistics/summary/?site=blog"
+
+
+def test_every_answer_tells_of_what_and_when_it_is() -> None:
+    site = a_site(visit("a", NOW - 5 * MINUTE_MS, "page_view"))
+    site.reader.behind = 12.4
+    newest = iso(NOW - 5 * MINUTE_MS + 200)
+    for path in ("realtime/", "sessions/active/", "sessions/a/", "sessions/a/events/", "users/u/sessions/",
+                 "statistics/summary/", "statistics/hourly/", "statistics/pages/", "statistics/sources/",
+                 "statistics/timeseries/", "dashboard/page-details/?page=/a"):  # fmt: skip
+        answer = site.http.get(f"/api/{path}{'&' if '?' in path else '?'}site=blog")
+        assert answer.headers["LiveInsight-Lag"] == "12"
+        assert answer.headers.get("LiveInsight-As-Of") == (None if "users" in path else newest), path
+        assert "LiveInsight-Stale" not in answer.headers
+        if isinstance(answer.json, dict) and "as_of" in answer.json:
+            assert (answer.json["as_of"], answer.json["lag"]) == (newest, 12)
+    again = site.http.get(SUMMARY, headers={"If-None-Match": site.http.get(SUMMARY).headers["ETag"]})
+    assert again.status_code == 304
+    of_the_body = {"Content-Length", "Content-Type"}
+    assert dict(again.headers) == {
+        name: value for name, value in site.http.get(SUMMARY).headers.items() if name not in of_the_body
+    }
+
+
+def test_a_list_that_is_cut_says_so() -> None:
+    site = a_site(*(visit(f"s{number}", NOW - MINUTE_MS, "page_view", page=f"/{number}") for number in range(3)))
+
+    def partial(path) -> bool:
+        return site.http.get(path).headers.get("LiveInsight-Partial") == "true"
+
+    assert partial("/api/sessions/active/?site=blog&limit=2")
+    assert not partial("/api/sessions/active/?site=blog&limit=3")
+    over = f"site=blog&from={NOW - HOUR}&to={NOON + 30 * MINUTE_MS}"
+    site.now = NOW + HOUR
+    early = visit("early", NOON, "page_view", "page_view", page="/x") + visit("earlier", NOON, "page_view", page="/y")
+    site.reader.add(*early)
+    assert partial(f"/api/statistics/pages/?{over}&limit=1")
+    assert not partial(f"/api/statistics/pages/?{over}&limit=2")
+
+
+def test_an_old_answer_stands_in_while_the_tables_cannot_be_read() -> None:
+    site = a_site(visit("a", NOW - 5 * MINUTE_MS, "page_view"))
+    fresh = site.http.get(SUMMARY)
+    site.reader.fails = True
+    site.now += 2000 + 61_500
+    old = site.http.get(SUMMARY)
+    assert (old.status_code, old.data) == (200, fresh.data)
+    assert old.headers["LiveInsight-Stale"] == "62"
+    assert old.headers["Cache-Control"] == "no-store"
+    assert site.http.get(SUMMARY, headers={"If-None-Match": fresh.headers["ETag"]}).status_code == 304
+    assert site.get("/api/statistics/hourly/?site=blog", 503)["error"]["reason"] == "unavailable"
+    site.now += 3600 * 1000
+    assert site.get(SUMMARY, 503)["error"]["reason"] == "unavailable"
+
+
+def test_health_is_never_an_old_one() -> None:
+    site = a_site()
+    assert site.get("/health/") == {"status": "ok"}
+    site.reader.fails = True
+    site.now += 2000
+    assert site.get("/health/", 503)["error"]["reason"] == "unavailable"
+
+
+def test_a_lag_that_cannot_be_read_is_unknown() -> None:
+    site = a_site(visit("a", NOW - 5 * MINUTE_MS, "page_view"))
+
+    def fail() -> None:
+        raise Unavailable("no")
+
+    site.reader.lag = fail
+    answer = site.http.get(SUMMARY)
+    assert (answer.status_code, answer.json["lag"]) == (200, None)
+    assert "LiveInsight-Lag" not in answer.headers
+
+
+@pytest.mark.parametrize("known", ["*", " * ", 'W/"{0}"', '"x", "{0}"', '"{0}"'])
+def test_what_the_client_has_is_not_sent(known) -> None:
+    site = a_site(visit("a", NOW - 5 * MINUTE_MS, "page_view"))
+    etag = site.http.get(SUMMARY).headers["ETag"].strip('"')
+    assert site.http.get(SUMMARY, headers={"If-None-Match": known.format(etag)}).status_code == 304
+    assert site.http.get(SUMMARY, headers={"If-None-Match": etag}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "text", ["%00", "%ED%A0%80", "%e2%80%ae", "x" * 10_000, "%", "%zz", "%ff%fe", "a&{0}=b", "..%2f..%2f", "NaN"]
+)
+@pytest.mark.parametrize(
+    "name", ["site", "from", "tz", "metrics", "label", "cursor", "page", "page_size", "hour", "limit", "referrer"]
+)
+def test_no_parameter_is_a_fault_of_ours(hardened, name, text) -> None:
+    for path in ("statistics/timeseries/?dimension=page", "dashboard/page-details/?x=1", "dashboard/referrer-details/?x=1",
+                 "dashboard/hourly-details/?x=1", "sessions/active/?x=1"):  # fmt: skip
+        answer = hardened.http.get(f"/api/{path}&{name}={text.format(name)}")
+        assert answer.status_code in {200, 400}, answer.data
+        if answer.status_code == 400:
+            assert answer.json["error"]["reason"] == "bad_parameter"
+            assert len(answer.json["error"]["message"]) < 500
+
+
+@pytest.fixture(scope="module")
+def hardened():
+    return a_site(visit("a", NOON, "page_view"))
+
+
+def test_all_ways_to_ask_agree_over_the_same_tables(site) -> None:
+    summary = site.get(SUMMARY)
+    series = site.get("/api/statistics/timeseries/?site=blog&interval=hour&metrics=events,visitors,conversion_values")
+    assert series["totals"] == {
+        "events": summary["total_events"],
+        "visitors": summary["visitors"],
+        "conversion_values": summary["conversion_values"],
+    }
+    assert sum(point["events"] for point in series["points"]) == summary["total_events"]
+    channels = site.get("/api/statistics/breakdown/?site=blog&dimension=channel")
+    assert channels["totals"]["sessions"] == summary["total_sessions"]
+    assert {row["label"]: row["sessions"] for row in channels["results"]} == {"direct": 2, "email": 1}
+    email = site.get("/api/statistics/timeseries/?site=blog&dimension=channel&label=email&metrics=conversions")
+    assert email["totals"] == {"conversions": 1}
+    page = site.get("/api/dashboard/page-details/?site=blog&page=/b")
+    assert (page["total_views"], len(page["recent_events"])) == (3, 2)
+    referrer = site.get("/api/dashboard/referrer-details/?site=blog&referrer=google.com")
+    assert [row["session_id"] for row in referrer["recent_sessions"]] == ["ann"]
+    hour = site.get(f"/api/dashboard/hourly-details/?site=blog&hour={NOW}")
+    assert hour["totals"]["conversion_values"] == {"EUR": 12.5}
+    users = site.get("/api/users/u-ann/sessions/?site=blog")
+    assert ([row["session_id"] for row in users["results"]], users["count"]) == (["ann"], 1)

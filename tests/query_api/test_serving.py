@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from query_api.routes import ENDPOINTS
 from query_api.settings import ApiSettings
 
 ROOT = Path(__file__).parents[2]
@@ -51,10 +52,11 @@ def test_it_serves_and_stops_with_0_though_dynamodb_is_gone_and_a_client_holds_o
             answer = connection.getresponse()
             assert answer.status == 503
             unreachable = "DynamoDB cannot be reached; try again in some seconds"
-            assert json.load(answer) == {"status": "unavailable", "error": unreachable}
+            refused = {"error": {"status": 503, "reason": "unavailable", "message": unreachable}}
+            assert json.load(answer) == refused
             connection.request("GET", "/api/statistics/summary")
             answer = connection.getresponse()
-            assert (answer.status, json.load(answer)) == (503, {"error": unreachable})
+            assert (answer.status, json.load(answer)) == (503, refused)
             process.send_signal(signal.SIGTERM)
             assert process.wait(timeout=20) == 0
             assert "Traceback" not in process.stderr.read()
@@ -106,7 +108,21 @@ def test_the_help_tells_every_setting() -> None:
     process = command("--help")
     said, _ = process.communicate(timeout=30)
     assert process.returncode == 0
-    names = set(re.findall(r'"(LIVEINSIGHT_[A-Z_]+)"', SETTINGS.read_text()))
+    names = set(re.findall(r'"([A-Z]+_[A-Z_]+)"', SETTINGS.read_text())) - {"AWS_REGION"}
     assert len(names) == len(ApiSettings.__dataclass_fields__) - len({"tables", "region"})
     names |= {f"LIVEINSIGHT_{table}_TABLE" for table in ("SESSIONS", "SESSION_EVENTS", "ROLLUPS")}
     assert sorted(name for name in names if name not in said) == []
+
+
+def test_the_help_tells_every_path() -> None:
+    process = command("--help")
+    said, _ = process.communicate(timeout=30)
+    paths = {endpoint.path for endpoint in ENDPOINTS}
+    assert len(paths) > 10
+    # One line may tell of several: their last parts are named on it.
+    missing = {
+        path
+        for path in paths
+        if re.sub(r"<[a-z_]+>", "ID", path) not in said and path.strip("/").rpartition("/")[2] not in said
+    }
+    assert missing == set()

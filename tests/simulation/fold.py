@@ -7,13 +7,24 @@ from typing import Any
 
 from producer.event import Event, decode, encode
 from producer.kpl import Aggregate, decode_record
-from stream_consumer.items import read_chunk, rollup_item, session_item
+from stream_consumer.compaction import Compaction
+from stream_consumer.items import (
+    merged_key,
+    merged_sk,
+    read_chunk,
+    read_labels,
+    read_rollup,
+    read_totals,
+    rollup_item,
+    session_item,
+)
 from stream_consumer.kinesis_batch import position
-from stream_consumer.rollup import Folding, RollUp, quarter_of, standing, visitor_of
+from stream_consumer.merged import COUNTERS, HOUR_MS, TOTALS, hour_totals, labels_of, merge_labels, totals_of
+from stream_consumer.rollup import Counter, Folding, RollUp, quarter_of, standing, visitor_of
 from stream_consumer.seen import Verdict
 from stream_consumer.session import Session
-from tests.fake_dynamodb import MemoryTables
-from tests.simulation.world import Shard
+from tests.fake_dynamodb import NAMES, FakeDynamo, MemoryTables
+from tests.simulation.world import AFTER_ALL, Shard
 
 
 class Folded:
@@ -65,6 +76,36 @@ class Folded:
                 folding.count_event(event, visitor_of(event))
             folding.move_session(before, after)
             self._rollups[rollup] = (folding, at)
+
+
+def compacted_differences(tables: MemoryTables) -> list[str]:
+    """Where what is merged and not marked is not the merge of the roll-ups; then merges what is marked, and looks again."""
+    wrong = []
+    calm = FakeDynamo()
+    calm.tables = tables.dynamo.tables
+    settled = MemoryTables(calm)
+    for when in ("as it was left", "merged to the end"):
+        rollups = [read_rollup(item).rollup for item in settled.rollups.values()]
+        hours = {(rollup.site_id, rollup.quarter - rollup.quarter % HOUR_MS) for rollup in rollups}
+        for site_id, hour in hours:
+            marks = settled.marks(site_id)
+            if any(mark.startswith(merged_sk(hour, whole_day=False)) for mark in marks):
+                continue
+            ours = sorted(
+                (r for r in rollups if r.site_id == site_id and 0 <= r.quarter - hour < HOUR_MS),
+                key=lambda rollup: (rollup.quarter, rollup.shard_id),
+            )
+            held = calm.tables[NAMES.rollups].get(merged_key(site_id, TOTALS, hour, whole_day=False))
+            if held is None or read_totals(held) != hour_totals(hour, map(totals_of, ours)):
+                wrong.append(f"{when}: the totals of hour {hour} are not the merge of its roll-ups")
+            for dimension in COUNTERS:
+                wanted = merge_labels(hour, (labels_of(rollup, dimension) for rollup in ours)).counter
+                held = calm.tables[NAMES.rollups].get(merged_key(site_id, dimension, hour, whole_day=False))
+                if (read_labels(held).counter if held else Counter()) != wanted:
+                    wrong.append(f"{when}: {dimension} of hour {hour} is not the merge of its roll-ups")
+        Compaction(calm, NAMES).run(AFTER_ALL)  # type: ignore[arg-type]
+    wrong += [f"left marked: {site_id} {settled.marks(site_id)}" for site_id in settled.sites if settled.marks(site_id)]
+    return wrong
 
 
 def stored_events(tables: MemoryTables) -> dict[str, bytes]:

@@ -15,7 +15,7 @@ from stream_consumer import kinesis_batch, seen
 from stream_consumer.kinesis_batch import Batch
 from stream_consumer.seen import Verdict
 from stream_consumer.table import Tables, Unavailable
-from tests.simulation.fold import Folded
+from tests.simulation.fold import Folded, compacted_differences
 from tests.simulation.logs import TOPOLOGIES, random_shards
 from tests.simulation.world import World
 
@@ -29,7 +29,7 @@ _fold, _write_rollups, _write_sessions, _consume = (
 
 def _sessions_first(arrived: Any, shard_id: str, store: Any) -> Any:
     folded, changes = _fold(arrived, shard_id, store)
-    failures = _write_sessions(list(folded.values()), shard_id, store)
+    failures = _write_sessions(list(folded.values()), shard_id, [], store)
     consumer._raise_first(failures)
     return folded, changes
 
@@ -62,7 +62,7 @@ def _two_batches_at_once(batch: Batch, store: Any) -> Any:
     second = Batch(batch.shard_id, rest[0].sequence_number, len(rest), rest)
     outcomes = []
 
-    def rollups_of_the_first(changes: Any, shard_id: str, its_store: Any) -> int:
+    def rollups_of_the_first(changes: Any, shard_id: str, its_store: Any) -> Any:
         with mock.patch.object(consumer, "_write_rollups", _write_rollups):
             outcomes.append(_consume(second, store))
         return _write_rollups(changes, shard_id, its_store)
@@ -70,6 +70,15 @@ def _two_batches_at_once(batch: Batch, store: Any) -> Any:
     with mock.patch.object(consumer, "_write_rollups", rollups_of_the_first):
         outcome = _consume(first, store)
     return outcome if outcome.failed_from is not None else outcomes[-1] if outcomes else outcome
+
+
+def _marks_first(changes: Any, shard_id: str, store: Any) -> Any:
+    """Marks are put before the roll-ups that they stand for."""
+    loads_nothing = mock.Mock(wraps=store, save_rollup=lambda item, base: None, put_sites=lambda items: None)
+    loads_nothing.each = lambda work, values: []
+    _, marks = _write_rollups(changes, shard_id, loads_nothing)
+    store.put_events([], marks)
+    return _write_rollups(changes, shard_id, store)[0], []
 
 
 def _unpadded(sequence_number: str, index: int) -> str:
@@ -85,6 +94,7 @@ PLANTED: dict[str, tuple[Any, str, Callable[..., Any]] | None] = {
     "one position for all shards": (consumer, "_fold", _one_position_for_all_shards),
     "positions compared as unpadded strings": (kinesis_batch, "position", _unpadded),
     "an aggregate that straddles shards": None,
+    "marks put before the roll-ups": (consumer, "_write_rollups", _marks_first),
     "no memory of event ids": (seen.Seen, "admit", lambda self, event: Verdict.APPLIED),
 }
 
@@ -113,10 +123,13 @@ def simulate(seed: int, fault: str | None = None) -> tuple[World, list[str]]:
         batch_size=rng.choice((1, 2, 4, 9)),
         bisect=rng.random() < 0.7,
         interleave=rng.choice((0.0, 0.2)),
+        compact=rng.choice((0.0, 0.1, 0.3)),
     )
     with planted(fault):
         world.run()
     wrong = wanted.differences(world.tables)
+    if world.compact:
+        wrong += compacted_differences(world.tables)
     if fault is None:  # a planted fault shall show in the tables, not in what it says of itself
         wrong += world.ledger.wrong
     if world.ledger.applied > len(wanted.events):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from infra.local.shard_mapping import (
@@ -28,12 +29,18 @@ from infra.local.shard_mapping import (
 )
 from stream_consumer import consume as consumer
 from stream_consumer import kinesis_batch
+from stream_consumer.compaction import Compaction
 from stream_consumer.consume import Outcome
-from tests.fake_dynamodb import FAULTS, Crash, FakeDynamo, MemoryTables
+from stream_consumer.table import Unavailable
+from tests.builders import NOON
+from tests.fake_dynamodb import FAULTS, NAMES, Crash, FakeDynamo, MemoryTables
 
 IDENTITY = EventSourceIdentity(
     "arn:aws:kinesis:us-east-1:123456789012:stream/events", "arn:aws:iam::123456789012:role/c"
 )
+
+#: A time (ms) at which every hour and day of the logs is over.
+AFTER_ALL = NOON + 3 * 24 * 3600 * 1000
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,7 @@ class World:
     batch_size: int = 4
     bisect: bool = True
     interleave: float = 0.0
+    compact: float = 0.0
     ledger: Ledger = field(default_factory=Ledger)
 
     def __post_init__(self) -> None:
@@ -96,13 +104,24 @@ class World:
         self._checkpoints: dict[str, list[str | None]] = {shard.shard_id: [None] for shard in self.shards}
         self._working: list[str] = []
         self._patience = 0
+        self.compaction = Compaction(self.dynamo, NAMES, lambda: f"{self.rng.random()}")  # type: ignore[arg-type]
+        self._compacting = False
 
     def run(self) -> World:
         """Until every shard is drained and every late write has landed. Faults end after a while, or nothing would."""
         while active := self._active():
             self._step(self.rng.choice(active))
+            self._compact()
         self.dynamo.land_all()
         return self
+
+    def _compact(self) -> None:
+        """Now and then the merging of hours runs, and may fail or end at any of its writes."""
+        if self.compact and not self._compacting and self.rng.random() < self.compact:
+            self._compacting = True
+            with suppress(Crash, Unavailable):
+                self.compaction.run(AFTER_ALL)
+            self._compacting = False
 
     def _active(self) -> list[str]:
         drained = {name for name in self._by_id if self._drained(name)}
@@ -179,8 +198,10 @@ class World:
         return self.rng.choice(("refused", "stale", "stale")) if self._unlucky(self.fault_rate / 2) else ""
 
     def _elsewhere(self) -> None:
-        """Another shard's batch may be processed between two writes of this one's."""
-        if len(self._working) == 1 and self.interleave and self.rng.random() < self.interleave:
+        """Between two writes of a batch, or of the merging of hours, another shard's may be processed, or hours merged."""
+        self._compact()
+        at_work = len(self._working) + self._compacting
+        if 0 < at_work <= 2 and len(self._working) < 2 and self.rng.random() < self.interleave:
             active = self._active()
             if active:
                 other = self.rng.choice(active)

@@ -11,9 +11,10 @@ from moto import mock_aws
 
 from producer.event import encode
 from stream_consumer import lambda_handler
+from stream_consumer.items import SHARDS
 from stream_consumer.lambda_handler import ConsumerSettings
 from stream_consumer.metrics import NAMESPACE, QUARANTINED_BY_REASON, Metric
-from tests.builders import a_lambda_event, an_aggregate, an_event
+from tests.builders import NOON, a_lambda_event, an_aggregate, an_event
 
 CONTEXT = SimpleNamespace(
     function_name="consumer", memory_limit_in_mb=256, invoked_function_arn="arn", aws_request_id="1"
@@ -44,6 +45,7 @@ def tables(monkeypatch):
             )
         for cached in caches:
             cached.cache_clear()
+        lambda_handler._lag_told.clear()
         yield client
     for cached in caches:
         cached.cache_clear()
@@ -73,6 +75,10 @@ def test_a_batch_is_applied_and_every_registered_metric_is_printed_with_its_unit
     assert values[Metric.SESSIONS_UPSERTED] == values[Metric.ROLLUPS_UPSERTED] == 1
     assert values[Metric.PROCESSING_TIME] > 0
     assert values[Metric.LAG] > 0
+    told = tables.get_item(
+        TableName="liveinsight-local-rollups", Key={"pk": {"S": SHARDS}, "sk": {"S": "shardId-000000000000"}}
+    )["Item"]
+    assert int(told["at"]["N"]) - int(told["behind"]["N"]) == NOON + 1500, "when the oldest event arrived"
     assert {(line["reason"], line[QUARANTINED_BY_REASON][0]) for line in reasons} == {
         ("not_json", 1),
         ("not_an_object", 1),

@@ -5,6 +5,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stream_consumer.durations import bucket_of
 from stream_consumer.rollup import (
     MAX_LABEL_BYTES,
     QUARTER_MS,
@@ -15,6 +16,7 @@ from stream_consumer.rollup import (
     RollUp,
     bounded,
     quarter_of,
+    split_conversion,
     standing,
     visitor_of,
 )
@@ -76,7 +78,8 @@ def test_roll_ups_add_up_to_the_sessions_and_events(events) -> None:
     per_minute = [minute for rollup in rollups for minute in rollup.minutes]
     assert sum(minute[0] for minute in per_minute) == len(events)
     assert sum(minute[1] for minute in per_minute) == sum(e.event_type == "page_view" for e in events)
-    totals = dict(zip(SESSION_MEASURES, map(sum, zip(*(r.sessions for r in rollups), strict=True)), strict=False))
+    began = [minute for rollup in rollups for minute in rollup.began]
+    totals = dict(zip(SESSION_MEASURES, map(sum, zip(*began, strict=True)), strict=False))
     if events:
         assert totals == {
             "sessions": len(sessions),
@@ -85,10 +88,12 @@ def test_roll_ups_add_up_to_the_sessions_and_events(events) -> None:
             "events": sum(s.events for s in sessions.values()),
             "page_views": sum(s.page_views for s in sessions.values()),
             "conversions": sum(s.conversions for s in sessions.values()),
+            "converted": sum(s.conversions > 0 for s in sessions.values()),
         }
+    durations = sum((Tally(rollup.durations) for rollup in rollups), Tally())
+    assert durations == Tally(bucket_of(s.duration) for s in sessions.values())
     entries = Tally()
     for rollup in rollups:
-        assert rollup.sessions[0] == sum(rollup.began)
         for label, row in rollup.counters.get("entry_page", Counter()).rows.items():
             entries[label] += row[0]
     assert entries == Tally(s.entry_page for s in sessions.values())
@@ -103,7 +108,7 @@ def test_while_no_bound_is_reached_any_order_gives_the_same_bytes(events, random
     # A quarter that a session has left again leaves an empty roll-up; it says nothing.
     for quarter in there.keys() ^ here.keys():
         rollup = (rolled_up(events) | rolled_up(shuffled))[quarter]
-        assert not any(rollup.sessions)
+        assert not any(map(any, rollup.began))
         assert not any(map(any, rollup.minutes))
     assert all(there[quarter] == here[quarter] for quarter in there.keys() & here.keys())
 
@@ -132,11 +137,22 @@ def test_a_session_counts_where_it_began_and_moves_when_an_earlier_event_comes()
     late = an_event(1, timestamp=NOON + 1000)
     early = an_event(2, timestamp=NOON - 1000, page_url="/first")
     rollups = rolled_up([late, early])
-    assert rollups[NOON].sessions == [0] * len(SESSION_MEASURES)
+    assert not any(map(any, rollups[NOON].began))
+    assert rollups[NOON].durations == {}
     assert "entry_page" not in rollups[NOON].counters or not rollups[NOON].counters["entry_page"].rows
-    assert rollups[NOON - QUARTER_MS].sessions[0] == 1
-    assert rollups[NOON - QUARTER_MS].counters["entry_page"].rows == {"/first": [1, 0, 2000, 2, 2, 0]}
+    assert rollups[NOON - QUARTER_MS].began[14] == [1, 0, 2000, 2, 2, 0, 0]
+    assert rollups[NOON - QUARTER_MS].durations == {"2": 1}
+    assert rollups[NOON - QUARTER_MS].counters["entry_page"].rows == {"/first": [1, 0, 2000, 2, 2, 0, 0]}
     assert rollups[NOON].minutes[0] == [1, 1, 0]
+
+
+def test_money_is_counted_by_currency_and_kind_of_conversion() -> None:
+    conversion = an_event(
+        1, event_type="conversion", conversion_type="sale\x1f", conversion_currency="EUR\x1f", conversion_value=2.5
+    )
+    [(label, row)] = rolled_up([conversion])[NOON].counters["conversion"].rows.items()
+    assert split_conversion(label) == ("EUR ", "sale\x1f")
+    assert row == [1, 2_500_000]
 
 
 def test_a_counter_is_bounded_and_honest_about_the_rest() -> None:
@@ -183,7 +199,7 @@ def test_the_fullest_roll_up_fits_into_an_item() -> None:
         folding.count_event(event, visitor_of(event))
         folding.move_session(None, standing(session))
     rollup = folding.rollup()
-    assert rollup.sessions[0] == 1200
+    assert sum(minute[0] for minute in rollup.began) == 1200
     assert all(
         len(rollup.counters[name].rows) <= room for name, room in SESSION_DIMENSIONS.items() if name[:3] != "utm"
     )

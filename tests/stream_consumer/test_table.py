@@ -106,9 +106,8 @@ class Flaky:
     def batch_write_item(self, RequestItems):
         if self._error:
             raise self._error
-        (table, items), *_ = RequestItems.items()
-        self._client.batch_write_item(RequestItems={table: items[:10]})
-        return {"UnprocessedItems": {table: items[10:]} if items[10:] else {}}
+        self._client.batch_write_item(RequestItems={table: items[:5] for table, items in RequestItems.items()})
+        return {"UnprocessedItems": {table: items[5:] for table, items in RequestItems.items() if items[5:]}}
 
     def put_item(self, **_):
         raise self._error
@@ -116,8 +115,10 @@ class Flaky:
 
 def test_what_dynamodb_left_unprocessed_is_asked_for_again(client) -> None:
     tables = Tables(Flaky(client), NAMES)
-    tables.put_events([{"pk": {"S": "x"}, "sk": {"S": str(n)}} for n in range(25)])
+    some = [{"pk": {"S": "x"}, "sk": {"S": str(n)}} for n in range(25)]
+    tables.put_events(some, some[:7])
     assert client.scan(TableName="session-events", Select="COUNT")["Count"] == 25
+    assert client.scan(TableName="rollups", Select="COUNT")["Count"] == 7
     names = [("blog", f"s{number}") for number in range(90)]
     for _, name in names:
         client.put_item(TableName="sessions", Item=session_item(a_session(1, name), {}))

@@ -1,0 +1,66 @@
+"""Each benchmark runs, short, and what it says is sound. What it measures here says nothing."""
+
+import json
+import os
+import shutil
+
+import pytest
+
+from tests.benchmarks import bench_api, bench_reads
+from tests.benchmarks.api_data import Plan, events_of, stored
+from tests.fake_dynamodb import NAMES
+
+NOW = 1_772_323_200_000
+
+
+def test_the_data_are_the_same_each_time_and_as_many_as_asked_for() -> None:
+    plan = Plan(3_000, NOW, active=20)
+    events = [event for shard in range(plan.shards) for event in events_of(plan, shard)]
+    assert events == [event for shard in range(plan.shards) for event in events_of(plan, shard)]
+    assert abs(len(events) - 3_000) < 300
+    assert all(NOW - 24 * 3_600_000 <= event.timestamp <= event.received_at <= NOW for event in events)
+    last = {}
+    for event in events:
+        last[event.session_id] = max(event.timestamp, last.get(event.session_id, 0))
+    assert sum(at > NOW - 30 * 60_000 for at in last.values()) == 20
+    tables = stored(plan).tables
+    assert len(tables[NAMES.sessions]) == len(last) == plan.sessions
+
+
+def test_without_wrk_the_api_is_not_measured_and_it_says_so(capsys) -> None:
+    assert bench_api.main(["--wrk", "no-such-program"]) == 0
+    assert capsys.readouterr().err == f"{bench_api.MISSING}\n"
+    assert "apt install wrk" in bench_api.MISSING
+
+
+def test_reads_of_a_month_are_far_fewer_than_its_roll_ups(tmp_path, capsys) -> None:
+    file = tmp_path / "reads.json"
+    assert bench_reads.main(["--quick", "--json", str(file)]) == 0
+    answers = json.loads(file.read_text())["answers"]
+    assert set(answers) == {f"{name}, {of}" for name in bench_reads.QUESTIONS for of in ("a day", "a month")}
+    for answer in answers.values():
+        assert 0 < answer["items"] < 12 + answer["days"] + 1
+        assert answer["items"] * 10 < answer["rollups"]
+    assert "breakdown, a month" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_api_bears_some_dashboards(tmp_path, capsys) -> None:
+    wrk = shutil.which(os.environ.get("WRK", "wrk"))
+    if not wrk:
+        pytest.skip(bench_api.MISSING)
+    file = tmp_path / "api.json"
+    status = bench_api.main(["--quick", "--wrk", wrk, "--json", str(file)])
+    said = capsys.readouterr().out
+    assert status == 0, said
+    found = json.loads(file.read_text())
+    for load in found["load"]:
+        assert load["errors"] == {}
+        assert load["rate"] > load["asked"] / 2
+        assert 0 < load["p50"] <= load["p95"] <= load["p99"] <= load["max"]
+    assert found["streams"]["opened"] == found["streams"]["wanted"] == 10
+    assert found["streams"]["events"] >= 10
+    assert set(found["saturated"]) == {"realtime", "summary"}
+    for ways in found["saturated"].values():
+        assert all(one["rate"] > 0 and one["errors"] == {} for way in ways.values() for one in way)
+    assert "no errors" in said
