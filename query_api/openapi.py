@@ -12,7 +12,7 @@ from query_api.endpoints import JSON, Endpoint
 from query_api.errors import REASONS, ErrorAnswer
 from query_api.parameters import Parameter
 
-VERSION = "4.0"
+VERSION = "1.0"
 _ABOUT = """\
 Figures of web sites, now and over time.
 

@@ -16,6 +16,7 @@ from query_api.parameters import MAX_USER_ID, Arguments, ParameterError
 from query_api.reader import MAX_USER_SESSIONS
 from query_api.sources import Sources
 from query_api.statistics import Active
+from stream_consumer.items import SESSION_LIFETIME_S
 from stream_consumer.rollup import MINUTE_MS, QUARTER_MS, quarter_of
 from stream_consumer.session import Session
 
@@ -65,7 +66,7 @@ ENDPOINTS = (
         name="session",
         group="Sessions",
         title="One session",
-        description="It is kept for some weeks after its last event.",
+        description=f"It is kept for {SESSION_LIFETIME_S // 86_400} days after its last event arrived.",
         answer=answers.SessionDetails,
         parameters=(parameters.SESSION_ID, parameters.SITE),
         errors=(*_FAILS, "no_such_session"),

@@ -9,13 +9,10 @@ from datetime import timedelta
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.query_api.dashboard_stand_in import CHROMIUM, StandIn, Visits, empty_site, event, from_iso, session
+from tests.query_api.dashboard_stand_in import StandIn, Visits, empty_site, event, from_iso, session
 
 pytest_plugins = ["tests.query_api.dashboard_stand_in"]
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine"),
-]
+pytestmark = pytest.mark.browser
 SUMMARY, SERIES, BREAKDOWN = "/api/statistics/summary/", "/api/statistics/timeseries/", "/api/statistics/breakdown/"
 
 

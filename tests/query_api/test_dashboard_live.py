@@ -8,13 +8,10 @@ import time
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.query_api.dashboard_stand_in import CHROMIUM, StandIn, Visits, error, event, later, session
+from tests.query_api.dashboard_stand_in import StandIn, Visits, error, event, later, session
 
 pytest_plugins = ["tests.query_api.dashboard_stand_in"]
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine"),
-]
+pytestmark = pytest.mark.browser
 REALTIME, STREAM = "/api/realtime/", "/api/realtime/stream"
 SUMMARY, SERIES, BREAKDOWN = "/api/statistics/summary/", "/api/statistics/timeseries/", "/api/statistics/breakdown/"
 DOWN = (503, error(503, "unavailable", "The tables cannot be <b>read</b>."))

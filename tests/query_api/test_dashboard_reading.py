@@ -9,7 +9,6 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.query_api.dashboard_stand_in import (
-    CHROMIUM,
     StandIn,
     Visits,
     error,
@@ -19,10 +18,7 @@ from tests.query_api.dashboard_stand_in import (
 )
 
 pytest_plugins = ["tests.query_api.dashboard_stand_in"]
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine"),
-]
+pytestmark = pytest.mark.browser
 HANGUL = re.compile("[가-힣]")
 
 
