@@ -57,7 +57,7 @@ environment:
                                   the tables (default: those of `make run`)
   LIVEINSIGHT_API_ALLOWED_ORIGINS web sites whose pages may read: https://a.example,https://b.example (default: *)
   LIVEINSIGHT_API_READ_KEYS       on: who reads needs a key of the site (default: off)
-  LIVEINSIGHT_API_REALTIME_SECONDS  how long an answer about who is here now is kept (default: 0.8)
+  LIVEINSIGHT_API_REALTIME_SECONDS  how long an answer about who is here now is kept (default: 1.2)
   LIVEINSIGHT_API_LIVE_SECONDS    ... a list of active sessions (default: 2)
   LIVEINSIGHT_API_SESSION_SECONDS ... one session and its events (default: 2)
   LIVEINSIGHT_API_RECENT_SECONDS  ... figures that may still change (default: 2)

@@ -24,7 +24,8 @@ _encode = msgspec.json.Encoder().encode
 class Answering:
     """Gives answers out. ``store`` keeps them; ``clock`` gives ms since 1970 UTC; ``jitter`` numbers from 0 to 1.
 
-    ``shared_caches``: whether caches between us and the client may keep what they pass on.
+    ``ahead``: the last part of an answer's time, in which it is made anew if it is asked for. ``shared_caches``:
+    whether caches between us and the client may keep what they pass on.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Answering:
         jitter: Callable[[], float],
         *,
         shared_caches: bool,
+        ahead: float,
     ) -> None:
         self._clock = clock
         self._scope = "public" if shared_caches else "private"
@@ -43,7 +45,7 @@ class Answering:
             def keep(answer: Answer) -> bool:
                 return len(answer.body) <= MAX_CACHED_BYTES
 
-            return Shared(store, clock, keep=keep, stale_ms=stale_ms, jitter=jitter)
+            return Shared(store, clock, keep=keep, stale_ms=stale_ms, ahead=ahead, jitter=jitter)
 
         self._answers = shared(round(settings.stale_lifetime * 1000))
         self._never_stale = shared(0)

@@ -49,17 +49,20 @@ def create_app(
     settings: ApiSettings,
     clock: Callable[[], int] = now_ms,
     read_keys: ReadKeys | None = None,
+    *,
     jitter: Callable[[], float] = random.random,
+    ahead: float = 0.4,
 ) -> Flask:
     """The application. ``reader`` stays its maker's, who closes it; ``clock`` gives ms since 1970 UTC.
 
-    Without ``read_keys`` everybody may read. ``jitter`` gives numbers from 0 to 1.
+    Without ``read_keys`` everybody may read. ``jitter`` gives numbers from 0 to 1. ``ahead``: the last part of an
+    answer's time, in which it is made anew if it is asked for.
     """
     app = Flask("liveinsight.query_api", static_folder=None)
     app.url_map.merge_slashes = False
     app.url_map.converters["any_text"] = AnyText
     store = answer_store(app, settings.cache_url)
-    answering = Answering(store, settings, clock, jitter, shared_caches=read_keys is None)
+    answering = Answering(store, settings, clock, jitter, shared_caches=read_keys is None, ahead=ahead)
     routes = Routes(Sources(reader, settings, clock), answering, read_keys, settings.streams)
     app.register_blueprint(routes.blueprint())
     app.extensions["liveinsight"] = answering, routes.live

@@ -55,11 +55,15 @@ class Fresh(Generic[T_co]):
 
 @dataclass(frozen=True, slots=True)
 class Served(Generic[T_co]):
-    """A value as it is given out: good until ``until`` (ms since 1970), or too old for ``stale`` ms (0: it is not)."""
+    """A value as it is given out: good until ``until`` (ms since 1970), or too old for ``stale`` ms (0: it is not).
+
+    It is computed anew, in the background, from ``ahead`` ms before that, if anybody asks for it then.
+    """
 
     value: T_co
     until: int
     stale: int = 0
+    ahead: int = 0
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -115,6 +119,8 @@ class Shared(Generic[T]):
     computation raises :class:`Unavailable`. Then a value is computed in a thread of ``refreshers`` (by default of a
     pool that :meth:`close` ends), so ``compute`` may use nothing that belongs to the asking thread. Where a value is
     made of another ``Shared``'s, only the outer one should give out stale ones: it cannot see the inner one's mark.
+    For the last ``ahead`` (0 to 1) of its time a value that is asked for is computed anew while it is still given
+    out, so that nobody waits for what many want; then what it is made of must be good for less time than that.
     """
 
     def __init__(
@@ -125,6 +131,7 @@ class Shared(Generic[T]):
         keep: Callable[[T], bool] = lambda value: True,
         stale_ms: int = 0,
         patience: float = 0.3,
+        ahead: float = 0.0,
         jitter: Callable[[], float] = random.random,
         refreshers: ThreadPoolExecutor | None = None,
     ) -> None:
@@ -134,6 +141,7 @@ class Shared(Generic[T]):
         self._keep = keep
         self._stale_ms = stale_ms
         self._patience = patience
+        self._ahead = ahead
         self._jitter = jitter
         self._refreshers = refreshers or ThreadPoolExecutor(_REFRESHES, thread_name_prefix="refresh")
         self._ends_refreshers = refreshers is None
@@ -151,6 +159,8 @@ class Shared(Generic[T]):
         kept = self._near(key)
         now = self._clock()
         if kept is not None and kept.until > now:
+            if kept.until - now <= kept.ahead and key not in self._under_way:
+                self._renew(key, kept, compute)
             return kept
         old = self._usable(kept, now)
         if old is not None and self._rests(key, now):
@@ -164,6 +174,10 @@ class Shared(Generic[T]):
         if leads:
             self._lead(key, flight, compute, old)
         return self._outcome(flight)
+
+    def put(self, key: str, fresh: Fresh[T]) -> None:
+        """Keep a value that was computed elsewhere."""
+        self._computed(key, lambda: fresh)
 
     def close(self) -> None:
         """Let no thread behind: none is waited for, but each ends after its computation. Old values stay available."""
@@ -187,8 +201,22 @@ class Shared(Generic[T]):
         except BaseException as error:  # noqa: BLE001 - it belongs to all who wait
             return self._land(key, flight, error)
 
-    def _refresh_in_background(self, key: str, flight: _Flight[T], compute: Callable[[], Fresh[T]]) -> bool:
-        """Whether it could be begun."""
+    def _renew(self, key: str, kept: Served[T], compute: Callable[[], Fresh[T]]) -> None:
+        """Begin to compute what is still good, unless somebody has."""
+        if self._rests(key, self._clock()):
+            return
+        with self._lock:
+            if key in self._under_way:
+                return
+            flight = self._under_way[key] = _Flight(self._clock())
+        flight.old.set_result(kept)
+        if not self._refresh_in_background(key, flight, compute, newer_than=kept.until):
+            self._land(key, flight, kept)
+
+    def _refresh_in_background(
+        self, key: str, flight: _Flight[T], compute: Callable[[], Fresh[T]], newer_than: int = 0
+    ) -> bool:
+        """Whether it could be begun. What another process has stored meanwhile does, if good for longer."""
         with self._lock:
             if self._refreshing >= _REFRESHES or self._rests(key, self._clock()):
                 return False
@@ -198,7 +226,7 @@ class Shared(Generic[T]):
         def refresh() -> None:
             try:
                 found: Served[T] | None = self._store.get(key)
-                fresh = found is not None and found.until > self._clock()
+                fresh = found is not None and found.until > max(self._clock(), newer_than)
                 self._land(key, flight, found if found is not None and fresh else self._computed(key, compute))
             except BaseException as error:  # noqa: BLE001 - it belongs to all who wait
                 self._land(key, flight, error)
@@ -217,7 +245,7 @@ class Shared(Generic[T]):
         fresh = compute()
         now = self._clock()
         until = fresh.until - int(max(0, fresh.until - now) * _JITTER * self._jitter())
-        served = Served(fresh.value, until)
+        served = Served(fresh.value, until, ahead=int(max(0, until - now) * self._ahead))
         left = until + self._stale_ms - now
         if left > 0 and self._keep(fresh.value):
             # Stores count whole seconds; ``until`` is what decides.

@@ -7,11 +7,13 @@ days later. Any failure is an :class:`Unavailable` whose text is a sentence for 
 from __future__ import annotations
 
 import random
+import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoCredentialsError
 from botocore.exceptions import ConnectionError as NoConnectionError
@@ -37,7 +39,7 @@ from stream_consumer.items import (
     session_key,
 )
 from stream_consumer.merged import DAY_MS, HOUR_MS, TOTALS, Labels, Totals
-from stream_consumer.rollup import QUARTER_MS, RollUp
+from stream_consumer.rollup import MINUTE_MS, QUARTER_MS, RollUp
 from stream_consumer.session import Session
 from stream_consumer.table import TableNames, Unavailable
 
@@ -59,6 +61,11 @@ _DAYS_PER_QUERY = 61
 _HOURS_PER_QUERY = 96
 #: A consumer that has said nothing for this long (ms) may have had nothing to do.
 _LAG_MS = 5 * 60 * 1000
+#: How long (ms) a session that is quiet is not read again.
+QUIET_MS = 30 * 1000
+#: Events of a minute may come this long (ms) after it.
+_DELAY_MS = 30 * 1000
+_QUIET_SITES = 64
 #: Sessions of one user that are told of.
 MAX_USER_SESSIONS = 1000
 
@@ -84,6 +91,47 @@ class Marks:
         return merged_sk(hour, whole_day=False) in self._marked
 
 
+class _Held(NamedTuple):
+    """An active session as it was read at ``at`` (ms), when the index had its last event in ``minute``."""
+
+    minute: int
+    at: int
+    session: Session
+
+
+class _Quiet:
+    """Active sessions that need not be read again yet, of the sites that were asked for last. Thread-safe.
+
+    An event moves its session in the index, unless it is of the same minute as the one before it.
+    """
+
+    def __init__(self) -> None:
+        self._sites: OrderedDict[str, dict[str, _Held]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def of(self, site_id: str, entries: Iterable[Entry], now: int) -> dict[str, Session]:
+        """Those of the entries that are known as they are, by id."""
+        held = self._sites.get(site_id, {})
+        return {
+            entry.session_id: known.session
+            for entry in entries
+            if (known := held.get(entry.session_id))
+            and known.minute == entry.minute < (known.at - _DELAY_MS) // MINUTE_MS
+            and now - known.at < QUIET_MS
+        }
+
+    def keep(self, site_id: str, entries: Iterable[Entry], read: Mapping[str, Session], now: int) -> None:
+        """Know what was ``read`` at ``now``, and of the others those that still have an entry."""
+        minutes = {entry.session_id: entry.minute for entry in entries}
+        with self._lock:
+            held = {name: known for name, known in self._sites.get(site_id, {}).items() if name in minutes}
+            held |= {name: _Held(minutes[name], now, session) for name, session in read.items()}
+            self._sites[site_id] = held
+            self._sites.move_to_end(site_id)
+            if len(self._sites) > _QUIET_SITES:
+                self._sites.popitem(last=False)
+
+
 class Reader:
     """The tables, as the query API sees them. ``clock`` gives ms since 1970 UTC; thread-safe."""
 
@@ -95,6 +143,7 @@ class Reader:
         self._clock = clock
         self._readers = readers
         self._pool = ThreadPoolExecutor(max_workers=readers, thread_name_prefix="read")
+        self._quiet = _Quiet()
 
     def close(self) -> None:
         """Let no thread behind; reads after it fail."""
@@ -178,7 +227,11 @@ class Reader:
         return sorted(events, key=lambda event: (event.timestamp, event.event_id))
 
     def active(self, site_id: str) -> Active:
-        """Who is on the site now."""
+        """Who is on the site now.
+
+        A session that was read before, and has been quiet since, is read again only after QUIET_MS: what came late to
+        it is told of that much later.
+        """
         now = self._clock()
         low, high = statistics.oldest_active_minute(now), now // 60_000 + _CLOCK_SKEW
 
@@ -201,7 +254,13 @@ class Reader:
             for items in self._pool.map(of, range(ACTIVE_BUCKETS))
             for item in items
         )
-        return statistics.active(entries, self.sessions(site_id, statistics.to_read(entries, now)), now)
+        wanted = statistics.to_read(entries, now)
+        quiet = self._quiet.of(site_id, entries, now)
+        known = {session_id: quiet[session_id] for session_id in wanted if session_id in quiet}
+        unknown = [session_id for session_id in wanted if session_id not in known]
+        read = self.sessions(site_id, unknown)
+        self._quiet.keep(site_id, entries, read, now)
+        return statistics.active(entries, known | read, now)
 
     def _rollups_of(self, site_id: str, first: int, last: int) -> list[Item]:
         pk, low = rollup_key(site_id, first, "")

@@ -10,7 +10,6 @@ from urllib.parse import quote
 from query_api import answers, pagination, parameters, representation, statistics
 from query_api.endpoints import EVENT_STREAM, Asked, Endpoint, Made
 from query_api.errors import Problem
-from query_api.history import History
 from query_api.pagination import Listing, Place, Wanted
 from query_api.parameters import MAX_USER_ID, Arguments, ParameterError
 from query_api.reader import MAX_USER_SESSIONS
@@ -154,13 +153,12 @@ class SessionRoutes:
         return Asked(("user", user_id, asked), make)
 
     def _realtime(self, site: str) -> Made:
-        # Read for itself: what others share is up to their lifetimes old before it is looked at here.
-        reader, now = self._sources.reader, self._clock()
-        active = reader.active(site)
+        # Sessions are read for this alone: what others share may be a second old before it is looked at here.
+        active, now = self._sources.active_now(site), self._clock()
         first = now - now % MINUTE_MS - (REALTIME_MINUTES - 1) * MINUTE_MS
         borders = range(quarter_of(first), quarter_of(now) + QUARTER_MS + 1, MINUTE_MS)
-        found = History(reader).over_time(site, borders, visitors=False)
-        minutes = {at: one for at, one in zip(borders[:-1], found, strict=True) if first <= at <= now}
+        found = self._sources.over_time(site, borders, visitors=False)
+        minutes = {at: one for at, one in zip(borders[:-1], found.value, strict=True) if first <= at <= now}
         sessions = _read(active)
         received = max(*(one.received for one in minutes.values()), *(one.received for one in sessions), 0)
         lag = self._sources.lag()

@@ -26,7 +26,7 @@ class ApiSettings:
 
     tables: TableNames
     allowed_origins: tuple[str, ...] = ("*",)
-    realtime_lifetime: float = 0.8
+    realtime_lifetime: float = 1.2
     live_lifetime: float = 2.0
     session_lifetime: float = 2.0
     recent_lifetime: float = 2.0

@@ -93,6 +93,15 @@ class Breakdown:
     received: int = 0
 
 
+def join(one: Breakdown, other: Breakdown) -> Breakdown:
+    """The sum of two breakdowns of stretches that do not overlap; cheap where the second one is small."""
+    rows = dict(one.rows)
+    for label, figures in other.rows.items():
+        rows[label] = total([rows[label], figures]) if label in rows else figures
+    rest = [found for found in (one.other, other.other) if found]
+    return Breakdown(rows, total(rest) if rest else None, max(one.received, other.received))
+
+
 class Entry(NamedTuple):
     """One entry of the index of active sessions: the whole minute (since 1970) of the last event."""
 

@@ -248,12 +248,22 @@ def _saturated(system: Running, options: Options, directory: Path) -> dict[str, 
     try:
         apis = {"cache": system.api, "no cache": f"http://127.0.0.1:{port}"}
         _wait_for(apis["no cache"] + "/health/")
-        paths = {"realtime": "/api/realtime/?site=shop", "summary": "/api/statistics/summary/?site=shop"}
+        # Not realtime: those who ask for one answer at the same time share its making, cached or not.
+        paths = {
+            "summary": "/api/statistics/summary/?site=shop",
+            "breakdown": "/api/statistics/breakdown/?site=shop&dimension=page",
+        }
+        alone = {name: min(_seconds(apis["no cache"] + path) for _ in range(3)) for name, path in paths.items()}
         found: dict[str, dict[str, list[Any]]] = {name: {way: [] for way in apis} for name in paths}
         for turn in range(options.rounds):
             for name, path in paths.items():
                 for way, api in apis.items():
                     _say(f"as fast as it goes: {name}, {way}, {turn + 1} of {options.rounds}")
+                    # What the last round asked for without a cache may keep the tables busy for a while.
+                    deadline = time.monotonic() + 10
+                    while _seconds(apis["no cache"] + path) > 2 * alone[name] and time.monotonic() < deadline:
+                        pass
+                    _seconds(apis["cache"] + path)
                     one = _wrk(options, directory, api, way, [path], SATURATING_CONNECTIONS, None)
                     found[name][way].append(vars(_loaded(*one)))
         return found
@@ -349,6 +359,12 @@ def _warm(system: Running, paths: Sequence[str]) -> dict[str, float]:
             answer.read()
         times.append((time.monotonic() - began) * 1000)
     return {"median": statistics.median(times), "max": max(times)}
+
+
+def _seconds(url: str) -> float:
+    began = time.monotonic()
+    urllib.request.urlopen(url, timeout=60).close()
+    return time.monotonic() - began
 
 
 def _wait_for(url: str) -> None:

@@ -832,3 +832,49 @@ def test_a_short_plain_key_is_its_own_name() -> None:
     server = Named()
     Remote(server, Breaker(3000), Clock()).set("summary blog 1 2", 1, 10)
     assert server.names == ["summary blog 1 2"]
+
+
+def test_what_many_want_is_computed_anew_before_its_time_is_over_and_nobody_waits(clock) -> None:
+    shared = Shared(Newest(10), clock, ahead=0.4, stale_ms=1000, jitter=lambda: 0.0)
+    computed = []
+    go_on, begun = threading.Event(), threading.Event()
+
+    def compute():
+        computed.append(clock())
+        if len(computed) > 1:
+            begun.set()
+            assert go_on.wait(10)
+        return Fresh(len(computed), clock() + 1000)
+
+    assert shared.get("k", compute).value == 1
+    clock.now += 599
+    assert shared.get("k", compute).value == 1
+    assert len(computed) == 1, "most of its time is left"
+    clock.now += 1
+    for _ in range(5):
+        assert shared.get("k", compute).value == 1, "it is still good"
+    assert begun.wait(10)
+    assert len(computed) == 2, "one flight"
+    go_on.set()
+    deadline = time.monotonic() + 10
+    while shared.get("k", compute).value == 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    assert shared.get("k", compute).until == computed[1] + 1000
+    shared.close()
+
+
+def test_a_renewal_that_fails_changes_nothing_while_the_value_is_good(clock) -> None:
+    shared = Shared(Newest(10), clock, ahead=0.4, stale_ms=1000, jitter=lambda: 0.0)
+    assert shared.get("k", lambda: Fresh("old", clock() + 1000)).value == "old"
+    clock.now += 700
+    failed = threading.Event()
+
+    def fail():
+        failed.set()
+        raise Unavailable("gone")
+
+    assert shared.get("k", fail) == Served("old", 1000 + clock() - 700, 0, 400)
+    assert failed.wait(10)
+    assert shared.get("k", fail).stale == 0
+    shared.close()

@@ -109,6 +109,37 @@ def test_marks_and_merged_items_are_read_by_their_keys(client, world) -> None:
     assert len(world.called) <= 6
 
 
+def test_active_sessions_that_are_quiet_are_not_read_again_each_time(client, world) -> None:
+    consumer = Consumer(client)
+    now = NOON + 20 * MINUTE_MS
+    log = [
+        an_event(n, site_id="calm", session_id=f"s{n}", timestamp=at, received_at=at)
+        for n, at in enumerate([now - 10 * MINUTE_MS, now - 3 * MINUTE_MS, now - 1000])
+    ]
+    consumer.consume(log)
+
+    def read_at(at: int) -> tuple[list[str], int]:
+        world.now = at
+        keys: list[int] = []
+        counted = lambda params, **_: keys.append(len(params["RequestItems"][NAMES.sessions]["Keys"]))
+        client.meta.events.register("provide-client-params.dynamodb.BatchGetItem", counted)
+        found = world.reader.active("calm")
+        client.meta.events.unregister("provide-client-params.dynamodb.BatchGetItem", counted)
+        return found.order, sum(keys)
+
+    assert read_at(now) == (["s2", "s1", "s0"], 3)
+    assert read_at(now + 1000) == (["s2", "s1", "s0"], 1), "it may have another event in the same minute"
+    back = an_event(9, site_id="calm", session_id="s0", timestamp=now + 1500, received_at=now + 1500)
+    consumer.consume([back])
+    assert read_at(now + 2000) == (["s0", "s2", "s1"], 2), "it has moved in the index"
+    assert world.reader.active("calm").sessions["s0"].events == 2
+    late = an_event(10, site_id="calm", session_id="s1", timestamp=now - 4 * MINUTE_MS, received_at=now + 2500)
+    consumer.consume([late])
+    read_at(now + 3000)
+    read_at(now + 31_000)
+    assert world.reader.active("calm").sessions["s1"].events == 2, "what came late is told of after a while"
+
+
 def test_the_lag_is_that_of_the_shard_that_is_furthest_behind(client, world) -> None:
     assert world.reader.lag() is None
     for shard, at, behind in (("a", world.now, 900), ("b", world.now - 60_000, 4_500), ("c", world.now - DAY, 10**7)):
