@@ -60,7 +60,7 @@ def test_the_api_bears_some_dashboards(tmp_path, capsys) -> None:
         assert 0 < load["p50"] <= load["p95"] <= load["p99"] <= load["max"]
     assert found["streams"]["opened"] == found["streams"]["wanted"] == 10
     assert found["streams"]["events"] >= 10
-    assert set(found["saturated"]) == {"realtime", "summary"}
+    assert set(found["saturated"]) == {"summary", "breakdown"}
     for ways in found["saturated"].values():
         assert all(one["rate"] > 0 and one["errors"] == {} for way in ways.values() for one in way)
     assert "no errors" in said

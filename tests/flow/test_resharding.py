@@ -243,7 +243,8 @@ def rolled_up(store: MemoryTables) -> dict[str, int]:
     for rollup in (read_rollup(item).rollup for item in store.rollups.values()):
         for minute in rollup.minutes:
             totals.update({f"event {name}": count for name, count in zip(EVENT_MEASURES, minute, strict=True)})
-        totals.update(dict(zip(SESSION_MEASURES, rollup.sessions, strict=True)))
+        for began in rollup.began:
+            totals.update(dict(zip(SESSION_MEASURES, began, strict=True)))
     return totals
 
 
