@@ -141,8 +141,9 @@ def _fold(arrived: Sequence[Arrived], shard_id: str, store: Store) -> tuple[dict
         name = (event.site_id, event.session_id)
         into = folded.get(name)
         if into is None:
-            into = folded[name] = _start(name, stored.get(name), entry)
-            standings[name] = standing(into.session)
+            held = stored.get(name)
+            into = folded[name] = _start(name, held, entry)
+            standings[name] = held.standing(into.session) if held else None
         if entry.position <= into.positions.get(shard_id, ""):
             into.verdicts[Verdict.DUPLICATE] += 1  # a redelivery: this very record is in the session already
             continue

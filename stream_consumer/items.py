@@ -13,9 +13,11 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from stream_consumer.durations import bucket_of
 from stream_consumer.kinesis_batch import Poison
 from stream_consumer.merged import Labels, Totals
-from stream_consumer.rollup import RollUp
+from stream_consumer.progress import ShardProgress
+from stream_consumer.rollup import SESSION_MEASURES, RollUp, Standing, standing
 from stream_consumer.session import SESSION_TIMEOUT_MS, Session
 
 Item = dict[str, Any]
@@ -46,14 +48,26 @@ Positions = dict[str, str]
 
 
 class StoredSession(Struct, frozen=True):
-    """A session as the table holds it. ``session`` decodes afresh, so a fold may change what it gets."""
+    """A session as the table holds it. ``session`` decodes afresh, so a fold may change what it gets.
+
+    ``counted``: what it was counted as in the roll-ups (SESSION_MEASURES), by the definitions of that time.
+    """
 
     positions: Positions
     body: bytes
+    counted: tuple[int, ...]
 
     @property
     def session(self) -> Session:
         return _session.decode(self.body)
+
+    def standing(self, session: Session) -> Standing | None:
+        """What ``session``, which is this one, stands for in the roll-ups: as it was counted, if that is known."""
+        now = standing(session)
+        if now is None or len(self.counted) != len(SESSION_MEASURES):
+            return now
+        duration = self.counted[SESSION_MEASURES.index("duration")]
+        return msgspec.structs.replace(now, amounts=self.counted, duration=bucket_of(duration))
 
 
 class StoredRollUp(Struct, frozen=True):
@@ -82,6 +96,8 @@ def session_item(session: Session, positions: Positions) -> Item:
         "expires": {"N": str(session.received // 1000 + SESSION_LIFETIME_S)},
         "started_at": {"N": str(session.start)},
     }
+    if stands := standing(session):
+        item["counted"] = {"S": " ".join(map(str, stands.amounts))}
     if session.user_id:
         item["user_key"] = {"S": session_key(session.site_id, session.user_id)}
     # Only what is recent at its arrival can be active: an imported log costs no index writes. Whole
@@ -100,7 +116,8 @@ def active_bucket(site_id: str, bucket: int) -> str:
 
 def read_session(item: Mapping[str, Any]) -> StoredSession:
     """The inverse of :func:`session_item`."""
-    return StoredSession(split_positions(item["pos"]["S"]), item["body"]["B"])
+    counted = tuple(map(int, item["counted"]["S"].split())) if "counted" in item else ()
+    return StoredSession(split_positions(item["pos"]["S"]), item["body"]["B"], counted)
 
 
 def join_positions(positions: Positions) -> str:
@@ -194,9 +211,31 @@ def day_mark(site_id: str, day: int, made_of: str) -> Item:
     return {"pk": {"S": marks_key(site_id)}, "sk": {"S": sk}, "pos": {"S": made_of}}
 
 
-def shard_item(shard_id: str, now: int, behind: int) -> Item:
-    """How far (ms) a shard's consumer was behind at ``now`` (ms)."""
-    return {"pk": {"S": SHARDS}, "sk": {"S": shard_id}, "at": {"N": str(now)}, "behind": {"N": str(behind)}}
+def shard_item(progress: ShardProgress) -> Item:
+    """The item that tells how far a shard's consumer has come."""
+    return {
+        "pk": {"S": SHARDS},
+        "sk": {"S": progress.shard_id},
+        "at": {"N": str(progress.at)},
+        "behind": {"N": str(progress.behind)},
+        "sequence_number": {"S": progress.sequence_number},
+        "arrived": {"N": str(progress.arrived)},
+        "rate": {"N": f"{progress.rate:.1f}"},
+        "speed": {"N": f"{progress.speed:.3f}"},
+    }
+
+
+def read_shard(item: Mapping[str, Any]) -> ShardProgress:
+    """The inverse of :func:`shard_item`."""
+    return ShardProgress(
+        item["sk"]["S"],
+        int(item["at"]["N"]),
+        int(item["behind"]["N"]),
+        item["sequence_number"]["S"],
+        int(item["arrived"]["N"]),
+        float(item["rate"]["N"]),
+        float(item["speed"]["N"]),
+    )
 
 
 def site_item(site_id: str) -> Item:

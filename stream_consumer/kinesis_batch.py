@@ -37,12 +37,17 @@ class Poison(Struct, frozen=True):
 
 
 class Batch(Struct, frozen=True):
-    """What one invocation was handed: the records of one shard, decoded, in the stream's order."""
+    """What one invocation was handed: the records of one shard, decoded, in the stream's order.
+
+    ``last_sequence_number`` and ``last_arrived`` (ms) are of its last record.
+    """
 
     shard_id: str
     first_sequence_number: str
     records: int
     entries: list[Arrived | Poison]
+    last_sequence_number: str = ""
+    last_arrived: int = 0
 
 
 def position(sequence_number: str, index: int) -> str:
@@ -66,14 +71,15 @@ def read(lambda_event: Mapping[str, Any]) -> Batch:
             raise ValueError(f"one batch holds records of {shard_id} and of {_shard_of(record)}")
         kinesis = record["kinesis"]
         sequence_number = str(kinesis["sequenceNumber"])
-        arrived = int(kinesis.get("approximateArrivalTimestamp") or 0)
+        arrived = float(kinesis.get("approximateArrivalTimestamp") or 0)
         for index, found in enumerate(_read_record(kinesis["data"])):
             where = position(sequence_number, index)
             if isinstance(found, Event):
                 entries.append(Arrived(where, sequence_number, found))
             else:
-                entries.append(Poison(where, sequence_number, arrived, *found))
-    return Batch(shard_id, str(records[0]["kinesis"]["sequenceNumber"]), len(records), entries)
+                entries.append(Poison(where, sequence_number, int(arrived), *found))
+    first = str(records[0]["kinesis"]["sequenceNumber"])
+    return Batch(shard_id, first, len(records), entries, sequence_number, round(arrived * 1000))
 
 
 def _shard_of(record: Mapping[str, Any]) -> str:

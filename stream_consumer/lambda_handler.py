@@ -12,20 +12,19 @@ from typing import TYPE_CHECKING, Any
 from aws_lambda_powertools import Logger
 
 from stream_consumer.consume import Outcome, consume
+from stream_consumer.generations import generation_of, scoped
 from stream_consumer.items import shard_item
 from stream_consumer.kinesis_batch import Batch, read
 from stream_consumer.metrics import SERVICE, emit
+from stream_consumer.progress import Pace
 from stream_consumer.quarantine import PoisonGauge
 from stream_consumer.table import TableNames, Tables, Unavailable
 
 if TYPE_CHECKING:
     from aws_lambda_powertools import Tracer
-
-#: The lag of a shard is told once in so many ms: it costs a write.
-_LAG_EVERY_MS = 5_000
+    from mypy_boto3_dynamodb import DynamoDBClient
 
 logger = Logger(service=SERVICE)
-_lag_told: dict[str, int] = {}
 
 
 @dataclass(frozen=True)
@@ -59,29 +58,34 @@ class ConsumerSettings:
 def handler(event: Mapping[str, Any], context: Any) -> dict[str, list[dict[str, str]]]:
     """Consume one batch of a Kinesis event source mapping with ReportBatchItemFailures.
 
-    Answers the first sequence number that is not done, from which the mapping then retries, or no
-    failures. Raises only for an event that is no Kinesis batch.
+    The generation that it goes into is the function's alias, if that is the name of one (``g2``). Answers the first
+    sequence number that is not done, from which the mapping then retries, or no failures. Raises only for an event
+    that is no Kinesis batch.
     """
     started = time.perf_counter()
     batch = read(event)
-    tracer = _tracer()
+    generation = generation_of(getattr(context, "invoked_function_arn", ""))
+    tables, gauge, tracer = _tables(generation), _gauge(generation), _tracer()
     if tracer is None:
-        outcome = consume(batch, _tables(), _gauge())
+        outcome = consume(batch, tables, gauge)
     else:
         with tracer.provider.in_subsegment("## consume") as segment:
-            outcome = consume(batch, _tables(), _gauge())
+            outcome = consume(batch, tables, gauge)
             segment.put_annotation("shard", batch.shard_id)
+            segment.put_annotation("generation", generation)
             segment.put_metadata("records", batch.records)
-    _report(batch, outcome, (time.perf_counter() - started) * 1000)
-    _tell_lag(batch.shard_id, outcome)
+    took = (time.perf_counter() - started) * 1000
+    _report(batch, outcome, took, generation)
+    _tell_progress(batch, outcome, took, generation)
     if outcome.failed_from is None:
         return {"batchItemFailures": []}
     return {"batchItemFailures": [{"itemIdentifier": outcome.failed_from}]}
 
 
-def _report(batch: Batch, outcome: Outcome, elapsed_ms: float) -> None:
-    emit(outcome, batch.records, elapsed_ms, now_ms=time.time_ns() // 1_000_000)
+def _report(batch: Batch, outcome: Outcome, elapsed_ms: float, generation: str) -> None:
+    emit(outcome, batch.records, elapsed_ms, now_ms=_now(), generation=generation)
     facts = {
+        "generation": generation,
         "shard": batch.shard_id,
         "first": batch.first_sequence_number,
         "records": batch.records,
@@ -100,16 +104,29 @@ def _report(batch: Batch, outcome: Outcome, elapsed_ms: float) -> None:
         logger.error("batch given back", extra={**facts, "failed_from": outcome.failed_from, "why": outcome.failure})
 
 
-def _tell_lag(shard_id: str, outcome: Outcome) -> None:
-    """Let the query API know how old the oldest of what has just been stored is."""
-    now = time.time_ns() // 1_000_000
-    if outcome.oldest_received is None or now - _lag_told.get(shard_id, 0) < _LAG_EVERY_MS:
+def _tell_progress(batch: Batch, outcome: Outcome, took: float, generation: str) -> None:
+    """Let others know how far this shard has come: the query API says how old its figures are, `replay status` too."""
+    if outcome.failed_from is not None:
         return
-    _lag_told[shard_id] = now
+    now = _now()
+    oldest = outcome.oldest_received if outcome.oldest_received is not None else batch.last_arrived
+    progress = _pace(generation).after(
+        batch.shard_id,
+        now=now,
+        took=took,
+        events=outcome.received,
+        behind=max(0, now - oldest),
+        sequence_number=batch.last_sequence_number,
+        arrived=batch.last_arrived,
+    )
     try:
-        _tables().put_shard(shard_item(shard_id, now, max(0, now - outcome.oldest_received)))
-    except Unavailable as why:  # the batch is done; that the lag could not be told is no reason to do it again
-        logger.warning("the lag could not be told", extra={"shard": shard_id, "why": str(why)})
+        _tables(generation).put_shard(shard_item(progress))
+    except Unavailable as why:  # the batch is done; that this could not be told is no reason to do it again
+        logger.warning("the progress could not be told", extra={"shard": batch.shard_id, "why": str(why)})
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000
 
 
 @cache
@@ -117,13 +134,27 @@ def _settings() -> ConsumerSettings:
     return ConsumerSettings.from_environ(os.environ)
 
 
+# One process may be invoked for several generations, each at its own place of the stream.
+
+
 @cache
-def _gauge() -> PoisonGauge:
+def _gauge(generation: str) -> PoisonGauge:
     return PoisonGauge(limit=_settings().max_poison_share)
 
 
 @cache
-def _tables() -> Tables:
+def _pace(generation: str) -> Pace:
+    return Pace()
+
+
+@cache
+def _tables(generation: str) -> Tables:
+    settings = _settings()
+    return Tables(scoped(_client(), settings.tables, generation), settings.tables, writers=settings.writers)
+
+
+@cache
+def _client() -> DynamoDBClient:
     import boto3
     from botocore.config import Config
 
@@ -136,7 +167,7 @@ def _tables() -> Tables:
         # What is sent is built in items.py alone; checking it again would cost a third of a call.
         parameter_validation=False,
     )
-    return Tables(boto3.client("dynamodb", config=config), settings.tables, writers=settings.writers)
+    return boto3.client("dynamodb", config=config)
 
 
 @cache

@@ -7,6 +7,7 @@ from enum import Enum
 from aws_lambda_powertools.metrics import EphemeralMetrics, MetricUnit, single_metric
 
 from stream_consumer.consume import Outcome
+from stream_consumer.generations import FIRST
 
 NAMESPACE = "LiveInsight"
 SERVICE = "stream_consumer"
@@ -41,8 +42,11 @@ class Metric(Enum):
 QUARANTINED_BY_REASON = "EventsQuarantinedByReason"
 
 
-def emit(outcome: Outcome, records: int, elapsed_ms: float, now_ms: int) -> None:
-    """Print one batch's metrics in CloudWatch's embedded metric format: no call, no delay."""
+def emit(outcome: Outcome, records: int, elapsed_ms: float, now_ms: int, generation: str = FIRST) -> None:
+    """Print one batch's metrics in CloudWatch's embedded metric format: no call, no delay.
+
+    Those of a further generation have the dimension ``generation``, so that a replay is not taken for traffic.
+    """
     values = {
         Metric.BATCH_SIZE: records,
         Metric.EVENTS_RECEIVED: outcome.received,
@@ -59,6 +63,8 @@ def emit(outcome: Outcome, records: int, elapsed_ms: float, now_ms: int) -> None
     if outcome.oldest_received is not None:
         values[Metric.LAG] = max(0, now_ms - outcome.oldest_received)
     metrics = EphemeralMetrics(namespace=NAMESPACE, service=SERVICE)
+    if generation != FIRST:
+        metrics.add_dimension(name="generation", value=generation)
     for metric, value in values.items():
         metrics.add_metric(name=metric.label, unit=metric.unit, value=value)
     metrics.flush_metrics()
@@ -67,3 +73,5 @@ def emit(outcome: Outcome, records: int, elapsed_ms: float, now_ms: int) -> None
             name=QUARANTINED_BY_REASON, unit=MetricUnit.Count, value=count, namespace=NAMESPACE
         ) as by_reason:
             by_reason.add_dimension(name="reason", value=reason)
+            if generation != FIRST:
+                by_reason.add_dimension(name="generation", value=generation)

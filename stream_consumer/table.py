@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -118,15 +119,22 @@ class Tables:
         self._put([*_of(self._names.session_events, items), *_of(self._names.rollups, marks)])
 
     def put_quarantine(self, items: Sequence[Item]) -> None:
-        """Put rejected payloads."""
-        self._put(_of(self._names.quarantine, items))
+        """Put rejected payloads; one that is there already (and may be marked as redriven) stays as it is."""
+
+        def put(item: Item) -> None:
+            with suppress(Conflict):
+                self._save(self._names.quarantine, item, None)
+
+        for failure in self.each(put, items):
+            if failure:
+                raise failure
 
     def put_sites(self, items: Sequence[Item]) -> None:
         """Put entries of the list of sites."""
         self._put(_of(self._names.rollups, items))
 
     def put_shard(self, item: Item) -> None:
-        """Put how far behind a shard's consumer is."""
+        """Put how far a shard's consumer has come."""
         self._put(_of(self._names.rollups, [item]))
 
     def each(self, work: Callable[[_T], None], values: Iterable[_T]) -> list[Exception | None]:
@@ -156,7 +164,7 @@ class Tables:
                 raise Unavailable(f"PutItem on {table}: {error}") from error
             # A put whose answer was lost is sent again and meets itself: then it has landed.
             holds: Any = error.response.get("Item") or {}
-            if holds.get("pos") != item["pos"]:
+            if "pos" not in item or holds.get("pos") != item["pos"]:
                 raise Conflict(f"{table} {item['pk']['S']}") from error
         except BotoCoreError as error:
             raise Unavailable(f"PutItem on {table}: {error}") from error

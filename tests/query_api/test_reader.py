@@ -5,6 +5,7 @@ from stream_consumer import items
 from stream_consumer.compaction import Compaction
 from stream_consumer.items import rollup_item, session_item
 from stream_consumer.merged import HOUR_MS
+from stream_consumer.progress import ShardProgress
 from stream_consumer.rollup import MINUTE_MS, QUARTER_MS, RollUp
 from stream_consumer.session import Session
 from stream_consumer.table import TableNames, Unavailable
@@ -143,7 +144,7 @@ def test_active_sessions_that_are_quiet_are_not_read_again_each_time(client, wor
 def test_the_lag_is_that_of_the_shard_that_is_furthest_behind(client, world) -> None:
     assert world.reader.lag() is None
     for shard, at, behind in (("a", world.now, 900), ("b", world.now - 60_000, 4_500), ("c", world.now - DAY, 10**7)):
-        client.put_item(TableName=NAMES.rollups, Item=items.shard_item(shard, at, behind))
+        client.put_item(TableName=NAMES.rollups, Item=items.shard_item(ShardProgress(shard, at, behind)))
     assert world.reader.lag() == 4.5
 
 

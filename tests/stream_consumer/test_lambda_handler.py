@@ -30,7 +30,14 @@ def tables(monkeypatch):
         "AWS_DEFAULT_REGION": "us-east-1",
     }.items():
         monkeypatch.setenv(name, value)
-    caches = (lambda_handler._settings, lambda_handler._tables, lambda_handler._tracer)
+    caches = (
+        lambda_handler._settings,
+        lambda_handler._client,
+        lambda_handler._tables,
+        lambda_handler._gauge,
+        lambda_handler._pace,
+        lambda_handler._tracer,
+    )
     with mock_aws():
         client = boto3.client("dynamodb")
         for table in TABLES:
@@ -45,7 +52,6 @@ def tables(monkeypatch):
             )
         for cached in caches:
             cached.cache_clear()
-        lambda_handler._lag_told.clear()
         yield client
     for cached in caches:
         cached.cache_clear()
@@ -79,6 +85,8 @@ def test_a_batch_is_applied_and_every_registered_metric_is_printed_with_its_unit
         TableName="liveinsight-local-rollups", Key={"pk": {"S": SHARDS}, "sk": {"S": "shardId-000000000000"}}
     )["Item"]
     assert int(told["at"]["N"]) - int(told["behind"]["N"]) == NOON + 1500, "when the oldest event arrived"
+    assert (told["sequence_number"]["S"], int(told["arrived"]["N"])) == ("4", NOON), "of the batch's last record"
+    assert float(told["rate"]["N"]) > 0
     assert {(line["reason"], line[QUARANTINED_BY_REASON][0]) for line in reasons} == {
         ("not_json", 1),
         ("not_an_object", 1),
@@ -96,6 +104,18 @@ def test_an_unavailable_table_gives_the_batch_back_from_the_first_record(tables,
     log = caplog.records[-1]
     assert (log.levelname, log.failed_from) == ("ERROR", "77")
     assert "liveinsight-local-rollups" in log.why
+
+
+def test_an_alias_that_names_a_generation_writes_that_one_and_measures_it_apart(tables, capsys) -> None:
+    arn = "arn:aws:lambda:us-east-1:123456789012:function:consumer:g2"
+    context = SimpleNamespace(**vars(CONTEXT) | {"invoked_function_arn": arn})
+    assert lambda_handler.handler(a_lambda_event([encode(an_event(1)), b"{"]), context) == {"batchItemFailures": []}
+    for table in ("sessions", "session-events", "rollups"):
+        items = tables.scan(TableName=f"liveinsight-local-{table}")["Items"]
+        assert items
+        assert all(item["pk"]["S"].startswith("#g2#") for item in items)
+    batch, reasons = printed(capsys)
+    assert batch["generation"] == reasons[0]["generation"] == "g2"
 
 
 def test_settings_come_from_the_environment_and_tracing_from_where_x_ray_listens() -> None:
