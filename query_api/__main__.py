@@ -63,6 +63,8 @@ environment:
   LIVEINSIGHT_API_RECENT_SECONDS  ... figures that may still change (default: 2)
   LIVEINSIGHT_API_CLOSED_SECONDS  ... figures of past hours to which nothing has come lately (default: 86400)
   LIVEINSIGHT_API_STALE_SECONDS   for how long after that an answer does while DynamoDB cannot be read (default: 3600)
+  LIVEINSIGHT_API_GENERATION      answer from this generation, such as g2, to look at a replay before it is promoted
+                                  (default: the one that is served)
   LIVEINSIGHT_API_STREAMS         streams of server-sent events open at a time in a process (default: 1000)
   LIVEINSIGHT_API_READERS         calls to DynamoDB at a time (default: 16)
   CACHE_URL                       a Redis in which processes share their answers: redis://host:6379/0 (default: none)

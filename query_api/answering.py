@@ -16,7 +16,15 @@ from query_api.settings import ApiSettings
 #: A larger answer (in bytes) is shared by those who wait for it, but takes no room in the cache.
 MAX_CACHED_BYTES = 256 * 1024
 #: Headers of our own, which pages of other origins may read.
-OWN_HEADERS = ("LiveInsight-As-Of", "LiveInsight-Lag", "LiveInsight-Partial", "LiveInsight-Stale")
+OWN_HEADERS = (
+    "LiveInsight-As-Of",
+    "LiveInsight-Generation",
+    "LiveInsight-Lag",
+    "LiveInsight-Partial",
+    "LiveInsight-Stale",
+)
+#: A browser or proxy asks again after so many seconds at most: it cannot know when another generation is promoted.
+MOST_CLIENT_SECONDS = 60
 
 _encode = msgspec.json.Encoder().encode
 
@@ -67,18 +75,18 @@ class Answering:
 
         return (self._answers if may_be_stale else self._never_stale).get(key, compute)
 
-    def response(self, served: Served[Answer], environ: dict[str, Any]) -> Response:
+    def response(self, served: Served[Answer], environ: dict[str, Any], generation: str) -> Response:
         """The response to the request of this WSGI environment: 304 without a body where the client has it."""
         answer = served.value
         etag = f'"{answer.etag}"'
         headers = list(answer.headers.items())
         headers.append(("ETag", etag))
+        headers.append(("LiveInsight-Generation", generation))
         if served.stale:
             headers.append(("LiveInsight-Stale", str(-(-served.stale // 1000))))
             headers.append(("Cache-Control", "no-store"))
         else:
-            # A browser or proxy may keep it for as long as we would.
-            left = max(0, served.until - self._clock()) // 1000
+            left = min(max(0, served.until - self._clock()) // 1000, MOST_CLIENT_SECONDS)
             headers.append(("Cache-Control", f"{self._scope}, max-age={left}"))
         known = environ.get("HTTP_IF_NONE_MATCH")
         if known and (etag in known or known.strip() == "*"):

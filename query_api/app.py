@@ -11,6 +11,7 @@ from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from botocore.exceptions import BotoCoreError, ClientError
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
@@ -21,11 +22,13 @@ from query_api.common_headers import CommonHeaders
 from query_api.errors import Problem, refusal
 from query_api.live import TooManyStreams
 from query_api.read_keys import ReadKeys, Refused
-from query_api.reader import Reader
+from query_api.reader import Reader, unavailable
 from query_api.routes import AnyText, Routes
+from query_api.serving import Serving
 from query_api.settings import ApiSettings
 from query_api.sources import Sources
 from query_api.static_files import StaticFiles, respond
+from stream_consumer.generations import FIRST, Generations, scoped
 from stream_consumer.table import Unavailable
 
 if TYPE_CHECKING:
@@ -45,16 +48,18 @@ def now_ms() -> int:
 
 
 def create_app(
-    reader: Reader,
+    reader: Reader | Callable[[str], Reader],
     settings: ApiSettings,
     clock: Callable[[], int] = now_ms,
     read_keys: ReadKeys | None = None,
     *,
+    serving: Callable[[], str] = lambda: FIRST,
     jitter: Callable[[], float] = random.random,
     ahead: float = 0.4,
 ) -> Flask:
-    """The application. ``reader`` stays its maker's, who closes it; ``clock`` gives ms since 1970 UTC.
+    """The application. ``reader``, or what makes a generation's by its name, stays its maker's, who closes it.
 
+    It answers from the generation that ``serving`` names. ``clock`` gives ms since 1970 UTC.
     Without ``read_keys`` everybody may read. ``jitter`` gives numbers from 0 to 1. ``ahead``: the last part of an
     answer's time, in which it is made anew if it is asked for.
     """
@@ -63,7 +68,11 @@ def create_app(
     app.url_map.converters["any_text"] = AnyText
     store = answer_store(app, settings.cache_url)
     answering = Answering(store, settings, clock, jitter, shared_caches=read_keys is None, ahead=ahead)
-    routes = Routes(Sources(reader, settings, clock), answering, read_keys, settings.streams)
+
+    def sources(generation: str) -> Sources:
+        return Sources(reader(generation) if callable(reader) else reader, settings, clock)
+
+    routes = Routes(serving, sources, answering, read_keys=read_keys, settings=settings, clock=clock)
     app.register_blueprint(routes.blueprint())
     app.extensions["liveinsight"] = answering, routes.live
     _add_files(app)
@@ -80,14 +89,35 @@ def app() -> Flask:
     logging.getLogger("botocore").setLevel(logging.WARNING)
     settings = ApiSettings.from_environ(os.environ)
     client = create_client(settings)
-    reader = Reader(client, settings.tables, clock=now_ms, readers=settings.readers)
     read_keys = ReadKeys(client, settings.tables, now_ms) if settings.read_keys else None
-    made = create_app(reader, settings, read_keys=read_keys)
-    # A server's worker process runs multiprocessing's exit functions, but not those of atexit.
-    Finalize(None, reader.close, exitpriority=100)
+
+    def reader_of(generation: str) -> Reader:
+        own = scoped(client, settings.tables, generation)
+        reader = Reader(own, settings.tables, clock=now_ms, readers=settings.readers)
+        # A server's worker process runs multiprocessing's exit functions, but not those of atexit.
+        Finalize(None, reader.close, exitpriority=100)
+        return reader
+
+    made = create_app(reader_of, settings, read_keys=read_keys, serving=serving(client, settings))
     for closed in made.extensions["liveinsight"]:
         Finalize(None, closed.close, exitpriority=100)
     return made
+
+
+def serving(client: DynamoDBClient, settings: ApiSettings) -> Callable[[], str]:
+    """Tells the generation to answer from: the one that the settings name, else the one that is served."""
+    if settings.generation:
+        return lambda: settings.generation
+    generations = Generations(client, settings.tables)
+
+    def look() -> str:
+        try:
+            return generations.pointer().serving
+        except Unavailable as why:
+            cause = why.__cause__
+            raise unavailable(cause) if isinstance(cause, ClientError | BotoCoreError) else why from cause
+
+    return Serving(look, now_ms)
 
 
 def create_client(settings: ApiSettings) -> DynamoDBClient:

@@ -31,6 +31,10 @@ _HEADERS = {
         "The arrival of the newest event counted in it; absent if there is none.",
         {"type": "string", "format": "date-time"},
     ),
+    "LiveInsight-Generation": (
+        "The generation of figures that it was read from; another one after a replay was promoted.",
+        {"type": "string", "pattern": "^g[1-9][0-9]*$"},
+    ),
     "LiveInsight-Lag": (
         "Seconds that the consumer is behind the stream; absent where that is not known.",
         {"type": "number", "minimum": 0},

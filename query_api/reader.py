@@ -335,8 +335,13 @@ def _call(call: Callable[[], Any]) -> Mapping[str, Any]:
     try:
         answer: Mapping[str, Any] = call()
     except (ClientError, BotoCoreError) as error:
-        raise Unavailable(f"{_explain(error)}; try again in some seconds") from error
+        raise unavailable(error) from error
     return answer
+
+
+def unavailable(error: ClientError | BotoCoreError) -> Unavailable:
+    """What a client is told of a failed read."""
+    return Unavailable(f"{_explain(error)}; try again in some seconds")
 
 
 def _explain(error: ClientError | BotoCoreError) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,8 +17,10 @@ from query_api.endpoints import EVENT_STREAM, Ask, Asked, Endpoint, Made
 from query_api.live import Live
 from query_api.parameters import Arguments
 from query_api.session_routes import SessionRoutes
+from query_api.settings import ApiSettings
 from query_api.sources import Sources
 from query_api.statistics_routes import StatisticsRoutes
+from stream_consumer.generations import FIRST
 from stream_consumer.rollup import QUARTER_MS
 
 if TYPE_CHECKING:
@@ -80,98 +83,155 @@ class _Understood(NamedTuple):
     make: Callable[[], Made]
 
 
-class Routes:
-    """Answers requests for ENDPOINTS. Without ``read_keys`` everybody may read."""
+class _OwnRoutes:
+    """Understands the requests of _OWN."""
 
-    def __init__(self, sources: Sources, answering: Answering, read_keys: ReadKeys | None, streams: int) -> None:
+    def __init__(self, sources: Sources) -> None:
         self._sources = sources
-        self._clock = sources.clock
-        self._answering = answering
-        self._read_keys = read_keys
-        self._understood = Newest(_UNDERSTOOD)
-        self._sessions = SessionRoutes(sources)
-        # Twice in a lifetime: an event is seen at most one and a half of them after it can be read.
-        self.live = Live(self._realtime, streams, period=max(0.2, sources.realtime_ms / 2000))
-
-    def blueprint(self) -> Blueprint:
-        """The routes."""
-        blueprint = Blueprint("api", __name__)
-        understand: list[tuple[tuple[Endpoint, ...], object]] = [
-            (_OWN, self),
-            (session_routes.ENDPOINTS, self._sessions),
-            (statistics_routes.ENDPOINTS, StatisticsRoutes(self._sources)),
-            (details_routes.ENDPOINTS, DetailsRoutes(self._sources)),
-        ]
-        for endpoints, owner in understand:
-            for endpoint in endpoints:
-                view = self._view(endpoint, getattr(owner, endpoint.name))
-                bare = endpoint.path.rstrip("/")
-                # Two rules, not strict_slashes=False: with that, a wrong method is 404 where the slash is missing.
-                for written in (bare, f"{bare}/"):
-                    blueprint.add_url_rule(written, endpoint=bare.strip("/").replace("/", "-"), view_func=view)
-        return blueprint
 
     def sites(self, site: str, arguments: Arguments) -> Asked:
         def make() -> Made:
-            return Made(answers.Sites(self._sources.reader.sites()), self._clock() + self._sources.recent_ms)
+            read = self._sources
+            return Made(answers.Sites(read.reader.sites()), read.clock() + read.recent_ms)
 
         return Asked(("sites",), make)
 
     def metrics(self, site: str, arguments: Arguments) -> Asked:
         def make() -> Made:
-            return Made(representation.definitions(), self._clock() + QUARTER_MS)
+            return Made(representation.definitions(), self._sources.clock() + QUARTER_MS)
 
         return Asked(("metrics",), make)
 
     def health(self, site: str, arguments: Arguments) -> Asked:
         def make() -> Made:
             self._sources.reader.check()
-            return Made(answers.Health("ok"), self._clock() + self._sources.live_ms)
+            return Made(answers.Health("ok"), self._sources.clock() + self._sources.live_ms)
 
         return Asked(("health",), make)
 
-    def _view(self, endpoint: Endpoint, ask: Ask) -> Callable[..., Response]:
+
+class _Generation:
+    """The API over one generation: what understands its requests, and those that were understood."""
+
+    def __init__(self, name: str, sources: Sources) -> None:
+        self.name = name
+        self.sources = sources
+        self.sessions = SessionRoutes(sources)
+        self.understood = Newest(_UNDERSTOOD)
+        self._owners: dict[str, object] = {
+            endpoint.path: owner
+            for endpoints, owner in (
+                (_OWN, _OwnRoutes(sources)),
+                (session_routes.ENDPOINTS, self.sessions),
+                (statistics_routes.ENDPOINTS, StatisticsRoutes(sources)),
+                (details_routes.ENDPOINTS, DetailsRoutes(sources)),
+            )
+            for endpoint in endpoints
+        }
+
+    def ask(self, endpoint: Endpoint) -> Ask:
+        """What understands the requests of an endpoint."""
+        understands: Ask = getattr(self._owners[endpoint.path], endpoint.name)
+        return understands
+
+    def key(self, asked: Asked) -> str:
+        """What the answer is kept under: those of other generations have other keys."""
+        key = key_of(asked)
+        return key if self.name == FIRST else f"{self.name} {key}"
+
+
+class Routes:
+    """Answers requests for ENDPOINTS, each from the generation that ``serving`` names when it comes.
+
+    ``sources`` gives a generation's, by its name. Without ``read_keys`` everybody may read.
+    """
+
+    def __init__(
+        self,
+        serving: Callable[[], str],
+        sources: Callable[[str], Sources],
+        answering: Answering,
+        *,
+        read_keys: ReadKeys | None,
+        settings: ApiSettings,
+        clock: Callable[[], int],
+    ) -> None:
+        self._serving = serving
+        self._sources = sources
+        self._answering = answering
+        self._read_keys = read_keys
+        self._clock = clock
+        self._generations: dict[str, _Generation] = {}
+        self._making = threading.Lock()
+        # Twice in a lifetime: an event is seen at most one and a half of them after it can be read.
+        self.live = Live(self._realtime, settings.streams, period=max(0.2, settings.realtime_lifetime / 2))
+
+    def blueprint(self) -> Blueprint:
+        """The routes."""
+        blueprint = Blueprint("api", __name__)
+        for endpoint in ENDPOINTS:
+            view = self._view(endpoint)
+            bare = endpoint.path.rstrip("/")
+            # Two rules, not strict_slashes=False: with that, a wrong method is 404 where the slash is missing.
+            for written in (bare, f"{bare}/"):
+                blueprint.add_url_rule(written, endpoint=bare.strip("/").replace("/", "-"), view_func=view)
+        return blueprint
+
+    def _served(self) -> _Generation:
+        name = self._serving()
+        found = self._generations.get(name)
+        if found is None:
+            with self._making:
+                found = self._generations.get(name)
+                if found is None:
+                    found = self._generations[name] = _Generation(name, self._sources(name))
+        return found
+
+    def _view(self, endpoint: Endpoint) -> Callable[..., Response]:
         known = endpoint.known
         streams = EVENT_STREAM in endpoint.content_types
 
-        def understand(quarter: int, query: str, parts: dict[str, str]) -> _Understood:
+        def understand(served: _Generation, quarter: int, query: str, parts: dict[str, str]) -> _Understood:
             arguments = parameters.read(query.encode("latin-1", "replace").decode("utf-8", "replace"), known)
             site = parameters.site(arguments) if endpoint.of_site else ""
-            asked = ask(site, arguments, **endpoint.bound, **parts)
-            return _Understood(quarter, site, key_of(asked), asked.make)
+            asked = served.ask(endpoint)(site, arguments, **endpoint.bound, **parts)
+            return _Understood(quarter, site, served.key(asked), asked.make)
 
         def view(**parts: str) -> Response:
+            # Of one generation from here to the answer, whatever is promoted meanwhile.
+            served = self._served()
             environ = request.environ
             query = environ.get("QUERY_STRING", "")
             # A query has no line break.
             written = f"{environ['PATH_INFO']}\n{query}"
             quarter = self._clock() // QUARTER_MS
-            understood: _Understood | None = self._understood.get(written)
+            understood: _Understood | None = served.understood.get(written)
             if understood is None or understood.quarter != quarter:
-                understood = understand(quarter, query, parts)
+                understood = understand(served, quarter, query, parts)
                 if len(written) <= _LONGEST:
-                    self._understood.set(written, understood, 0)
+                    served.understood.set(written, understood, 0)
             if self._read_keys is not None:
                 if endpoint.of_site:
                     self._read_keys.check(environ.get("HTTP_AUTHORIZATION"), understood.site)
                 elif endpoint.name == "sites":
-                    understood = self._own_site(self._read_keys.site_of(environ.get("HTTP_AUTHORIZATION")))
+                    understood = self._own_site(served, self._read_keys.site_of(environ.get("HTTP_AUTHORIZATION")))
             if streams:
                 return self._stream(understood.site)
-            served = self._answering.served(understood.key, understood.make, may_be_stale=endpoint.may_be_stale)
-            return self._answering.response(served, environ)
+            answer = self._answering.served(understood.key, understood.make, may_be_stale=endpoint.may_be_stale)
+            return self._answering.response(answer, environ, served.name)
 
         return view
 
-    def _own_site(self, site: str) -> _Understood:
+    def _own_site(self, served: _Generation, site: str) -> _Understood:
         def make() -> Made:
-            return Made(answers.Sites([site]), self._clock() + self._sources.recent_ms)
+            return Made(answers.Sites([site]), self._clock() + served.sources.recent_ms)
 
-        return _Understood(0, site, key_of(Asked(("own site", site), make)), make)
+        return _Understood(0, site, served.key(Asked(("own site", site), make)), make)
 
     def _realtime(self, site: str) -> Served[Answer]:
-        asked = self._sessions.realtime(site, {})
-        return self._answering.served(key_of(asked), asked.make)
+        served = self._served()
+        asked = served.sessions.realtime(site, {})
+        return self._answering.served(served.key(asked), asked.make)
 
     def _stream(self, site: str) -> Response:
         headers: dict[str, Any] = {"Content-Type": EVENT_STREAM, "Cache-Control": "no-store", "X-Accel-Buffering": "no"}

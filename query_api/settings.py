@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from stream_consumer.generations import is_name
 from stream_consumer.table import TableNames
 
 
@@ -21,7 +22,8 @@ class ApiSettings:
     ``allowed_origins``: those (lower case, or ``*``) whose pages may read. ``readers``: DynamoDB calls at a time.
     ``streams``: realtime streams open at a time in a process. ``read_keys``: whether only who has a site's key may
     read it. ``cache_url``: a Redis that processes share answers in, None for none. ``region``: AWS's, None for what
-    boto3 finds by itself, which does not look at AWS_REGION.
+    boto3 finds by itself, which does not look at AWS_REGION. ``generation``: the one to answer from, '' for the one
+    that is served.
     """
 
     tables: TableNames
@@ -37,6 +39,7 @@ class ApiSettings:
     read_keys: bool = False
     cache_url: str | None = None
     region: str | None = None
+    generation: str = ""
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> ApiSettings:
@@ -52,6 +55,9 @@ class ApiSettings:
         if cache_url and not re.match(r"(rediss?|unix)://", cache_url):
             # Not the value: it may hold a password.
             raise ValueError("CACHE_URL: is not like redis://127.0.0.1:6379/0")
+        generation = environ.get("LIVEINSIGHT_API_GENERATION", "").strip()
+        if generation and not is_name(generation):
+            raise ValueError(f"LIVEINSIGHT_API_GENERATION: {generation!r} is no generation, such as g2")
         return cls(
             TableNames.from_environ(environ),
             allowed_origins=allowed,
@@ -66,6 +72,7 @@ class ApiSettings:
             read_keys=_switch(environ, "LIVEINSIGHT_API_READ_KEYS", cls.read_keys),
             cache_url=cache_url,
             region=environ.get("AWS_REGION") or None,
+            generation=generation,
         )
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from stream_consumer.generations import Generations, scoped
 from stream_consumer.items import (
     SITES,
     Item,
@@ -69,8 +70,17 @@ class Compacted:
     left: int = 0
 
 
+def of_generations(client: DynamoDBClient, names: TableNames) -> list[tuple[str, Compaction]]:
+    """The compaction of each generation that is consumed, by its name. Raises :class:`Unavailable`."""
+    return [
+        (generation.name, Compaction(scoped(client, names, generation.name), names))
+        for generation in Generations(client, names).all()
+        if generation.consumes
+    ]
+
+
 class Compaction:
-    """Merges a roll-up table's hours and days."""
+    """Merges a roll-up table's hours and days, of the generation that ``client`` sees."""
 
     def __init__(
         self, client: DynamoDBClient, names: TableNames, token: Callable[[], str] = lambda: uuid.uuid4().hex

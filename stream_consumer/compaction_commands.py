@@ -11,13 +11,13 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from stream_consumer.compaction import Compacted, Compaction
+from stream_consumer.compaction import Compacted, of_generations
 from stream_consumer.table import Unavailable, local_or_environ_dynamodb
 
 _ABOUT = """\
 Merge the roll-ups of hours that are over, and hours of days, so that long stretches are read from few items.
-Figures are the same before and after; only what changed since the last time is merged. It may be interrupted, and
-several may run at once. On AWS a scheduled function does it.
+Figures are the same before and after; only what changed since the last time is merged, of every generation. It may
+be interrupted, and several may run at once. On AWS a scheduled function does it.
 
   python -m stream_consumer compact               what is due now, with its progress
   python -m stream_consumer compact --every 10    again and again, until SIGTERM or Ctrl-C (what `make run` does)
@@ -39,21 +39,21 @@ def add(areas: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def _compact(given: argparse.Namespace) -> int:
     client, names = local_or_environ_dynamodb(os.environ, "LIVEINSIGHT_ROLLUPS_TABLE")
-    compaction = Compaction(client, names)
     if given.every is None:
-        print(_line(compaction.run(_now(), given.site, _progress)))
+        for generation, compaction in of_generations(client, names):
+            print(_line(generation, compaction.run(_now(), given.site, _progress)))
         return 0
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     while not stopping.is_set():
         try:
-            done = compaction.run(_now(), given.site, lambda due: _until(stopping, due))
+            for generation, compaction in of_generations(client, names):
+                done = compaction.run(_now(), given.site, lambda due: _until(stopping, due))
+                if done.hours or done.days:
+                    print(_line(generation, done), flush=True)
         except Unavailable as why:
             print(f"compact: {why}; trying again", file=sys.stderr, flush=True)
-        else:
-            if done.hours or done.days:
-                print(_line(done), flush=True)
         stopping.wait(given.every)
     return 0
 
@@ -74,9 +74,9 @@ def _progress(due: Sequence[Any]) -> Iterable[Any]:
     return tqdm(due, unit=" days" if whole_days else " hours", disable=None, file=sys.stderr)
 
 
-def _line(done: Compacted) -> str:
+def _line(generation: str, done: Compacted) -> str:
     left = f"; {done.left} changed meanwhile and are left for the next time" if done.left else ""
-    return f"merged {done.hours} hours and {done.days} days of {done.sites} sites{left}"
+    return f"{generation}: merged {done.hours} hours and {done.days} days of {done.sites} sites{left}"
 
 
 def _seconds(text: str) -> float:

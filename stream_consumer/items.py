@@ -231,10 +231,10 @@ def read_shard(item: Mapping[str, Any]) -> ShardProgress:
         item["sk"]["S"],
         int(item["at"]["N"]),
         int(item["behind"]["N"]),
-        item["sequence_number"]["S"],
-        int(item["arrived"]["N"]),
-        float(item["rate"]["N"]),
-        float(item["speed"]["N"]),
+        item.get("sequence_number", {}).get("S", ""),
+        int(item.get("arrived", {}).get("N", 0)),
+        float(item.get("rate", {}).get("N", 0)),
+        float(item.get("speed", {}).get("N", 0)),
     )
 
 

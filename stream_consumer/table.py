@@ -97,13 +97,13 @@ class Tables:
     def load_sessions(self, names: Sequence[SessionName]) -> dict[SessionName, StoredSession]:
         """The sessions among ``(site id, session id)`` that there are, read consistently."""
         by_key = {session_key(*name): name for name in names}
-        found = self._get(self._names.sessions, [{"pk": {"S": key}} for key in by_key])
+        found = get_items(self._client, self._names.sessions, [{"pk": {"S": key}} for key in by_key])
         return {by_key[item["pk"]["S"]]: read_session(item) for item in found}
 
     def load_rollups(self, names: Sequence[RollUpName]) -> dict[RollUpName, StoredRollUp]:
         """The roll-ups among ``(site id, quarter, shard id)`` that there are, read consistently."""
         by_key = {rollup_key(*name): name for name in names}
-        found = self._get(self._names.rollups, [{"pk": {"S": pk}, "sk": {"S": sk}} for pk, sk in by_key])
+        found = get_items(self._client, self._names.rollups, [{"pk": {"S": pk}, "sk": {"S": sk}} for pk, sk in by_key])
         return {by_key[item["pk"]["S"], item["sk"]["S"]]: read_rollup(item) for item in found}
 
     def save_rollup(self, item: Item, base: str | None) -> None:
@@ -116,7 +116,7 @@ class Tables:
 
     def put_events(self, items: Sequence[Item], marks: Sequence[Item]) -> None:
         """Put chunks of sessions' events, and the marks of the hours that changed."""
-        self._put([*_of(self._names.session_events, items), *_of(self._names.rollups, marks)])
+        put_items(self._client, [*_of(self._names.session_events, items), *_of(self._names.rollups, marks)])
 
     def put_quarantine(self, items: Sequence[Item]) -> None:
         """Put rejected payloads; one that is there already (and may be marked as redriven) stays as it is."""
@@ -131,11 +131,11 @@ class Tables:
 
     def put_sites(self, items: Sequence[Item]) -> None:
         """Put entries of the list of sites."""
-        self._put(_of(self._names.rollups, items))
+        put_items(self._client, _of(self._names.rollups, items))
 
     def put_shard(self, item: Item) -> None:
         """Put how far a shard's consumer has come."""
-        self._put(_of(self._names.rollups, [item]))
+        put_items(self._client, _of(self._names.rollups, [item]))
 
     def each(self, work: Callable[[_T], None], values: Iterable[_T]) -> list[Exception | None]:
         """Do ``work`` on every value, several at once; what became of each, in order."""
@@ -169,39 +169,52 @@ class Tables:
         except BotoCoreError as error:
             raise Unavailable(f"PutItem on {table}: {error}") from error
 
-    def _get(self, table: str, keys: list[Item]) -> Iterator[Item]:
-        for chunk in _chunks(keys, _KEYS_PER_GET):
-            wanted: Any = {table: {"Keys": chunk, "ConsistentRead": True}}
-            for tries in range(_UNPROCESSED_TRIES):
-                try:
-                    answer = self._client.batch_get_item(RequestItems=wanted)
-                except (ClientError, BotoCoreError) as error:
-                    raise Unavailable(f"BatchGetItem on {table}: {error}") from error
-                yield from answer["Responses"].get(table, ())
-                wanted = answer.get("UnprocessedKeys")
-                if not wanted:
-                    break
-                _back_off(tries)
-            else:
-                raise Unavailable(f"BatchGetItem on {table} left keys unprocessed {_UNPROCESSED_TRIES} times")
 
-    def _put(self, items: Iterable[tuple[str, Item]]) -> None:
-        for chunk in _chunks(items, _ITEMS_PER_WRITE):
-            wanted: Any = {}
-            for table, item in chunk:
-                wanted.setdefault(table, []).append({"PutRequest": {"Item": item}})
-            tables = ", ".join(wanted)
-            for tries in range(_UNPROCESSED_TRIES):
-                try:
-                    answer = self._client.batch_write_item(RequestItems=wanted)
-                except (ClientError, BotoCoreError) as error:
-                    raise Unavailable(f"BatchWriteItem on {tables}: {error}") from error
-                wanted = answer.get("UnprocessedItems")
-                if not wanted:
-                    break
-                _back_off(tries)
-            else:
-                raise Unavailable(f"BatchWriteItem on {tables} left items unprocessed {_UNPROCESSED_TRIES} times")
+def get_items(client: DynamoDBClient, table: str, keys: Sequence[Item]) -> Iterator[Item]:
+    """Those of the items that there are, read consistently; in no order. Raises :class:`Unavailable`."""
+    for chunk in _chunks(keys, _KEYS_PER_GET):
+        wanted: Any = {table: {"Keys": chunk, "ConsistentRead": True}}
+        for tries in range(_UNPROCESSED_TRIES):
+            try:
+                answer = client.batch_get_item(RequestItems=wanted)
+            except (ClientError, BotoCoreError) as error:
+                raise Unavailable(f"BatchGetItem on {table}: {error}") from error
+            yield from answer["Responses"].get(table, ())
+            wanted = answer.get("UnprocessedKeys")
+            if not wanted:
+                break
+            _back_off(tries)
+        else:
+            raise Unavailable(f"BatchGetItem on {table} left keys unprocessed {_UNPROCESSED_TRIES} times")
+
+
+def put_items(client: DynamoDBClient, items: Iterable[tuple[str, Item]]) -> None:
+    """Put items, each into its table, whatever is there. Raises :class:`Unavailable`."""
+    _write(client, ((table, {"PutRequest": {"Item": item}}) for table, item in items))
+
+
+def delete_items(client: DynamoDBClient, table: str, keys: Iterable[Item]) -> None:
+    """Delete what there is of these keys. Raises :class:`Unavailable`."""
+    _write(client, ((table, {"DeleteRequest": {"Key": key}}) for key in keys))
+
+
+def _write(client: DynamoDBClient, requests: Iterable[tuple[str, Item]]) -> None:
+    for chunk in _chunks(requests, _ITEMS_PER_WRITE):
+        wanted: Any = {}
+        for table, request in chunk:
+            wanted.setdefault(table, []).append(request)
+        tables = ", ".join(wanted)
+        for tries in range(_UNPROCESSED_TRIES):
+            try:
+                answer = client.batch_write_item(RequestItems=wanted)
+            except (ClientError, BotoCoreError) as error:
+                raise Unavailable(f"BatchWriteItem on {tables}: {error}") from error
+            wanted = answer.get("UnprocessedItems")
+            if not wanted:
+                break
+            _back_off(tries)
+        else:
+            raise Unavailable(f"BatchWriteItem on {tables} left items unprocessed {_UNPROCESSED_TRIES} times")
 
 
 def _of(table: str, items: Iterable[Item]) -> list[tuple[str, Item]]:

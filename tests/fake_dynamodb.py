@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,6 +14,7 @@ from botocore.exceptions import ClientError, ReadTimeoutError
 from stream_consumer.items import SITES, Item, marks_key
 from stream_consumer.table import TableNames, Tables
 
+SCAN_PAGE = 3
 NAMES = TableNames("sessions", "session-events", "rollups", "quarantine")
 
 #: What can happen to a write. "late": the function ends, and the write lands when others have gone by.
@@ -60,7 +62,10 @@ class FakeDynamo:
         def write() -> None:
             for table, requests in RequestItems.items():
                 for request in requests:
-                    self._put(table, request["PutRequest"]["Item"], {})
+                    if "DeleteRequest" in request:
+                        self.tables[table].pop(_key(request["DeleteRequest"]["Key"]), None)
+                    else:
+                        self._put(table, request["PutRequest"]["Item"], {})
 
         self._write(write)
         return {}
@@ -79,8 +84,8 @@ class FakeDynamo:
         return {"Responses": {table: [rows[key] for key in keys if key in rows]}}
 
     def query(self, **query: Any) -> dict[str, Any]:
-        values = query["ExpressionAttributeValues"]
-        assert query["KeyConditionExpression"] == "pk = :pk AND sk BETWEEN :low AND :high"
+        values = {":low": {"S": ""}, ":high": {"S": "\uffff"}, **query["ExpressionAttributeValues"]}
+        assert query["KeyConditionExpression"] in ("pk = :pk", "pk = :pk AND sk BETWEEN :low AND :high")
         if self.read() == "refused":
             self.faults["read refused"] += 1
             raise ClientError({"Error": {"Code": "InternalServerError"}}, "Query")
@@ -89,6 +94,31 @@ class FakeDynamo:
         found = [item for key, item in rows if key[0] == pk and low <= key[1] <= high]
         self.queried += len(found)
         return {"Items": found}
+
+    def get_item(self, *, TableName: str, Key: dict[str, Any], ConsistentRead: bool = False) -> dict[str, Any]:
+        item = self.tables[TableName].get(_key(Key))
+        return {"Item": item} if item else {}
+
+    def scan(self, *, TableName: str, Segment: int, TotalSegments: int, **query: Any) -> dict[str, Any]:
+        """Pages of SCAN_PAGE items; a segment has those partitions whose hash falls to it."""
+        (prefix,) = (value["S"] for value in query["ExpressionAttributeValues"].values())
+        wanted = query["FilterExpression"] == "begins_with(pk, :prefix)"
+        assert wanted or query["FilterExpression"] == "NOT begins_with(pk, :prefix)"
+        start = _key(query["ExclusiveStartKey"]) if "ExclusiveStartKey" in query else ("", "")
+        left = sorted(
+            (key, item)
+            for key, item in self.tables[TableName].items()
+            if zlib.crc32(key[0].encode()) % TotalSegments == Segment and key > start
+        )
+        page = left[:SCAN_PAGE]
+        found = [item for key, item in page if key[0].startswith(prefix) == wanted]
+        answer: dict[str, Any] = {"Items": found, "ScannedCount": len(page)}
+        if len(left) > SCAN_PAGE:
+            answer["LastEvaluatedKey"] = {name: page[-1][1][name] for name in ("pk", "sk") if name in page[-1][1]}
+        return answer
+
+    def describe_table(self, *, TableName: str) -> dict[str, Any]:
+        return {"Table": {"ItemCount": len(self.tables[TableName])}}
 
     def delete_item(self, *, TableName: str, Key: dict[str, Any], **condition: Any) -> dict[str, Any]:
         def delete() -> None:
@@ -140,6 +170,8 @@ class FakeDynamo:
                 holds = held is None
             case "pos = :base":
                 holds = held is not None and held["pos"] == condition["ExpressionAttributeValues"][":base"]
+            case "body = :held":
+                holds = held is not None and held["body"] == condition["ExpressionAttributeValues"][":held"]
             case "attribute_not_exists(pk) OR pos < :new":  # what a planted fault asks
                 holds = held is None or held["pos"]["S"] < item["pos"]["S"]
             case unknown:

@@ -200,7 +200,7 @@ def event_source(settings: RunSettings, environ: Mapping[str, str]) -> Service:
     function = properties_of(FUNCTION, CONSUMER, LOCAL_CONSUMER, only=wanted)
     mapping = settings.directory / "event-source-mapping.json"
     mapping.write_text(json.dumps(properties_of(MAPPING, CONSUMER, LOCAL_CONSUMER), indent=2))
-    command = ["-m", "infra.local.event_source", "--stream", environ["LIVEINSIGHT_STREAM"], "--mapping", str(mapping)]
+    command = ["-m", "infra.local.mappings", "--stream", environ["LIVEINSIGHT_STREAM"], "--mapping", str(mapping)]
     command += ["--handler", function["Handler"], "--function-name", function["FunctionName"]]
     command += ["--timeout", str(function["Timeout"]), "--memory", str(function["MemorySize"])]
     command += ["--state", str(settings.checkpoints), "--drain-timeout", "60"]

@@ -527,7 +527,8 @@ class EventSource:
             EventSourceIdentity(arn, f"arn:{partition}:iam::{account}:role/{self._function.name}"),
             created_ms,
             Checkpoints(self._state / "checkpoints.json", arn, created_ms, read_from=read_from),
-            f"arn:{partition}:lambda:{region}:{account}:function:{self._function.name}",
+            f"arn:{partition}:lambda:{region}:{account}:function:{self._function.name}"
+            + (f":{self._function.qualifier}" if self._function.qualifier else ""),
         )
 
     def _threads(self) -> list[_ShardThread]:
@@ -587,10 +588,11 @@ EPILOG = """example, on the embedded AWS of a `make run`:
 """
 
 
-def _parser() -> argparse.ArgumentParser:
+def options(prog: str, description: str) -> argparse.ArgumentParser:
+    """The command line's options; those of which :func:`source_of` makes an event source."""
     parser = argparse.ArgumentParser(
-        prog="python -m infra.local.event_source",
-        description=DESCRIPTION,
+        prog=prog,
+        description=description,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -639,6 +641,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--timeout", metavar="S", type=float, default=120.0, help="seconds for one invocation, then it is killed (120)")
     add("--memory", metavar="MB", type=int, default=1024, help="what the context says; not enforced (1024)")
     add("--function-name", metavar="NAME", default="local-function", help="what the context says (local-function)")
+    add("--qualifier", metavar="ALIAS", default="", help="the function's alias, which its ARN in the context ends with")
     here = parser.add_argument_group("this machine")
     add = here.add_argument
     add("--poll-interval", metavar="S", type=float, help="seconds between polls of an idle shard (0.2)")
@@ -679,12 +682,13 @@ def _mapping_of(given: argparse.Namespace) -> MappingSettings:
     return replace(settings, **{name: value for name, value in options.items() if value is not None})
 
 
-def _source_of(given: argparse.Namespace) -> EventSource:
+def source_of(given: argparse.Namespace) -> EventSource:
+    """The event source that the options ask for. Raises :class:`SettingsError`, and botocore's errors."""
     import boto3
     from botocore.config import Config
 
     mapping = _mapping_of(given)
-    function = FunctionSettings(given.handler, given.function_name, given.timeout, given.memory)
+    function = FunctionSettings(given.handler, given.function_name, given.timeout, given.memory, given.qualifier)
     # A call that hangs holds up its shard, and every shard makes calls at once.
     config = Config(
         connect_timeout=3,
@@ -706,7 +710,7 @@ def _source_of(given: argparse.Namespace) -> EventSource:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit code: 0 drained, 1 something is left, 2 the settings cannot be used."""
-    given = _parser().parse_args(arguments)
+    given = options("python -m infra.local.event_source", DESCRIPTION).parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logger.setLevel(given.log_level)
     source: EventSource | None = None
@@ -723,7 +727,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
     try:
-        source = _source_of(given)
+        source = source_of(given)
         for ask in early:
             ask(source)
         return source.run()

@@ -31,12 +31,16 @@ INIT_TIMEOUT = 60.0
 
 @dataclass(frozen=True)
 class FunctionSettings:
-    """The Lambda function: ``handler`` is "package.module.function", ``timeout`` is seconds for one batch."""
+    """The Lambda function: ``handler`` is "package.module.function", ``timeout`` is seconds for one batch.
+
+    ``qualifier`` is the alias that is invoked, as the function's ARN says to it; '' for none.
+    """
 
     handler: str
     name: str = "local-function"
     timeout: float = 120.0
     memory_mb: int = 1024
+    qualifier: str = ""
 
     def __post_init__(self) -> None:
         if not all(part.isidentifier() for part in self.handler.split(".")) or "." not in self.handler:

@@ -12,6 +12,7 @@ from stream_consumer import __main__ as cli
 from stream_consumer import compaction_commands, compaction_handler
 from stream_consumer.compaction import GRACE_MS, Compacted, Compaction, start_of
 from stream_consumer.consume import consume
+from stream_consumer.generations import Generation, Generations, State
 from stream_consumer.items import merged_key, merged_sk, read_labels, read_totals
 from stream_consumer.merged import (
     DAY_MS,
@@ -25,7 +26,7 @@ from stream_consumer.merged import (
     totals_of,
 )
 from stream_consumer.rollup import Counter, RollUp
-from stream_consumer.table import Unavailable
+from stream_consumer.table import TableNames, Unavailable
 from tests.builders import NOON, a_batch, an_event
 from tests.fake_dynamodb import NAMES, FakeDynamo, MemoryTables
 
@@ -199,7 +200,7 @@ def test_the_command_merges_what_is_due_and_says_so(capsys: pytest.CaptureFixtur
     consume(a_batch([an_event(1)]), store)
     with mock.patch.object(compaction_commands, "local_or_environ_dynamodb", return_value=(store.dynamo, NAMES)):
         assert cli.main(["compact"]) == 0
-        assert "merged 1 hours and 1 days of 1 sites" in capsys.readouterr().out
+        assert "g1: merged 1 hours and 1 days of 1 sites" in capsys.readouterr().out
         assert cli.main(["compact", "--site", "elsewhere"]) == 0
         assert "0 hours" in capsys.readouterr().out
 
@@ -217,5 +218,13 @@ def test_the_command_goes_on_through_failures_and_ends_on_sigterm() -> None:
 def test_the_scheduled_function_tells_what_it_did() -> None:
     store = MemoryTables()
     consume(a_batch([an_event(1)]), store)
-    with mock.patch.object(compaction_handler, "_compaction", return_value=Compaction(store.dynamo, NAMES)):
-        assert compaction_handler.handler({}, None) == {"sites": 1, "hours": 1, "days": 1, "left": 0}
+    Generations(store.dynamo, NAMES).add(Generation("g2", State.PREPARING))
+    Generations(store.dynamo, NAMES).add(Generation("g3"))
+    with (
+        mock.patch.object(compaction_handler, "_client", return_value=store.dynamo),
+        mock.patch.object(TableNames, "from_environ", return_value=NAMES),
+    ):
+        assert compaction_handler.handler({}, None) == {
+            "g1": {"sites": 1, "hours": 1, "days": 1, "left": 0},
+            "g3": {"sites": 0, "hours": 0, "days": 0, "left": 0},
+        }

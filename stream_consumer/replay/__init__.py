@@ -1,0 +1,1 @@
+"""Computing the past again into a generation of its own, comparing the two, and switching over."""

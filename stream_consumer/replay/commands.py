@@ -1,0 +1,386 @@
+"""``python -m stream_consumer replay start|status|diff|promote|rollback|drop``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from producer.client import local_or_environ_kinesis
+from stream_consumer.generations import Generation, Pointer, Refused, State, is_name
+from stream_consumer.replay.base import Copied
+from stream_consumer.replay.differences import Comparison, Differences, SessionDifference
+from stream_consumer.replay.lag import ShardLag, Stream, longest
+from stream_consumer.replay.mapping import Mappings
+from stream_consumer.replay.operation import Replays, moment
+from stream_consumer.table import TableNames, local_or_environ_dynamodb
+
+_ABOUT = """\
+Compute the past again, into a generation of its own, while the serving one goes on; compare; switch over.
+
+  python -m stream_consumer replay start --from 24h            from a day ago on, and on into live traffic
+  python -m stream_consumer replay start --from TRIM_HORIZON   everything that the stream holds
+  python -m stream_consumer replay status --watch              how far each shard is, how fast, time left
+  python -m stream_consumer replay diff g2                     what it says otherwise than the serving one
+  python -m stream_consumer replay promote g2                  serve it; readers see one or the other, never a mix
+  python -m stream_consumer replay rollback                    serve again what was served before
+  python -m stream_consumer replay drop g1                     delete a generation
+
+A replay begins at a full hour. What was received before it is copied from the serving generation: sessions that were
+under way then are folded anew from their stored events, roll-ups of earlier quarters of an hour stay as they were
+counted. So after a change of a definition, begin where it is to hold from, or with TRIM_HORIZON.
+Every command may be interrupted and given again. A generation is consumed until it is dropped, served or not, so that
+a rollback loses nothing; each costs what the first one costs.
+
+On AWS, LIVEINSIGHT_CONSUMER_FUNCTION names the consumer's function: `start` gives it an alias and an event source
+mapping for the generation, `drop` removes them. Without it, what drives the consumers follows the list of generations,
+as `make run` does. LIVEINSIGHT_STREAM and LIVEINSIGHT_..._TABLE name the rest, AWS_* as boto3 reads it; where nothing
+is named, it is a `make run` on this machine.
+"""
+_FROM = re.compile(r"([0-9]+)\s*(m|min|h|d)")
+_UNITS_MS = {"m": 60_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
+
+
+def add(areas: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``replay`` to the operator's commands."""
+    replay = areas.add_parser(
+        "replay",
+        help="compute the past again, compare, switch over",
+        description=_ABOUT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = replay.add_subparsers(required=True, metavar="COMMAND")
+
+    start = commands.add_parser("start", help="begin a replay, or go on with one that was interrupted")
+    start.add_argument(
+        "--from",
+        dest="start",
+        metavar="WHEN",
+        help="24h, 90m or 7d ago, a time (2026-01-31T08:00Z), or TRIM_HORIZON: all that the stream holds; "
+        "left out, the replay that is being prepared goes on",
+    )
+    start.add_argument("--to", choices=["now"], default="now", help="a replay goes on into live traffic (the default)")
+    start.add_argument("--version", default="", help="on AWS: the function's version to run (default: publish one)")
+    start.add_argument("--fan-out", action="store_true", help="on AWS: read with enhanced fan-out, beside the others")
+    start.set_defaults(run=_start)
+
+    status = commands.add_parser("status", help="the generations, and how far their consumers are")
+    status.add_argument("generation", nargs="?", type=_name, help="only this one")
+    status.add_argument("--json", action="store_true", help="as one JSON object")
+    status.add_argument("--watch", action="store_true", help="again and again, until every shard is at its tip")
+    status.add_argument("--every", type=float, default=2.0, metavar="SECONDS", help="with --watch (default: 2)")
+    status.set_defaults(run=_status)
+
+    diff = commands.add_parser("diff", help="what a generation says otherwise (exit status 1 if anything)")
+    diff.add_argument("generation", type=_name)
+    diff.add_argument("--with", dest="other", type=_name, help="compare with this one (default: the serving one)")
+    diff.add_argument("--site", default="", help="only of this site")
+    diff.add_argument("--examples", type=int, default=20, help="sessions and roll-ups to name (default: 20)")
+    diff.add_argument("--json", action="store_true", help="as one JSON object")
+    diff.set_defaults(run=_diff)
+
+    promote = commands.add_parser("promote", help="serve a generation, at once for all readers")
+    promote.add_argument("generation", type=_name)
+    promote.add_argument(
+        "--max-lag",
+        type=float,
+        default=10.0,
+        metavar="SECONDS",
+        help="refuse if it is further behind the stream than this (default: 10)",
+    )
+    promote.set_defaults(run=_promote)
+
+    rollback = commands.add_parser("rollback", help="serve again what was served before")
+    rollback.set_defaults(run=_rollback)
+
+    drop = commands.add_parser("drop", help="delete all of a generation that is not served")
+    drop.add_argument("generation", type=_name)
+    drop.add_argument(
+        "--rate", type=float, default=0, metavar="N", help="at most so many items a second in each of 4 segments"
+    )
+    drop.set_defaults(run=_drop)
+
+
+def _replays() -> Replays:
+    return Replays(*_tables(), _stream(), now_ms, mappings=_mappings())
+
+
+def _tables() -> tuple[Any, TableNames]:
+    return local_or_environ_dynamodb(os.environ, "LIVEINSIGHT_ROLLUPS_TABLE", "LIVEINSIGHT_STREAM")
+
+
+def _stream() -> Stream:
+    kinesis, settings = local_or_environ_kinesis(os.environ)
+    return Stream(kinesis, settings.stream)
+
+
+def _mappings() -> Mappings | None:
+    function = os.environ.get("LIVEINSIGHT_CONSUMER_FUNCTION", "").strip()
+    if not function:
+        return None
+    import boto3
+
+    kinesis, _ = local_or_environ_kinesis(os.environ)
+    return Mappings(boto3.client("lambda", region_name=os.environ.get("AWS_REGION") or None), kinesis, function)
+
+
+def _start(given: argparse.Namespace) -> int:
+    replays = _replays()
+    generation = replays.unfinished() if given.start is None else replays.begin(_when(given.start, now_ms()))
+    print(f"{generation.name}: from {moment(generation.start)}, based on {generation.base}", file=sys.stderr)
+    with _bars("copying") as seen:
+        generation = replays.prepare(generation, seen, version=given.version, fan_out=given.fan_out)
+    copied = msgspec.convert(generation.progress, Copied)
+    if generation.start:
+        print(
+            "copied " + ", ".join(f"{copied.counts.get(what, 0):,} {name}" for what, name in _COPIED), file=sys.stderr
+        )
+    if copied.inexact:
+        print(
+            f"{copied.counts['inexact']} sessions hold more events than are stored, or are dated after their arrival: "
+            f"their figures may differ. Such as {', '.join(copied.inexact)}",
+            file=sys.stderr,
+        )
+    print(generation.name)
+    print(f"it is consumed from now on: see `replay status {generation.name} --watch`", file=sys.stderr)
+    return 0
+
+
+_COPIED = (
+    ("sessions", "sessions"),
+    ("events", "chunks of events"),
+    ("rollups", "roll-ups"),
+    ("merged", "merged items"),
+)
+
+
+def _status(given: argparse.Namespace) -> int:
+    replays = _replays()
+    while True:
+        pointer = replays.generations.pointer()
+        some = [one for one in replays.generations.all() if given.generation in (None, one.name)]
+        if given.generation and not some:
+            raise Refused(f"there is no generation {given.generation}")
+        now = now_ms()
+        lags = {one.name: replays.lags(one) for one in some if one.consumes}
+        if given.json:
+            print(json.dumps(_status_facts(pointer, some, lags, now)))
+        else:
+            print("\n".join(_status_lines(pointer, some, lags, now)), flush=True)
+        waits = any(longest(shards, now) > 0 for shards in lags.values()) or any(
+            one.state in (State.PREPARING, State.DROPPING) for one in some
+        )
+        if not given.watch or not waits:
+            return 0
+        time.sleep(given.every)
+
+
+def _status_facts(
+    pointer: Pointer, some: Sequence[Generation], lags: dict[str, list[ShardLag]], now: int
+) -> dict[str, Any]:
+    def facts(one: Generation) -> dict[str, Any]:
+        return {
+            "generation": one.name,
+            "state": one.state.value,
+            "serving": one.name == pointer.serving,
+            "base": one.base,
+            "start": moment(one.start) if one.start else "",
+            "copied": {key: value for key, value in one.progress.items() if key != "places"},
+            "behind": longest(lags.get(one.name, ()), now) / 1000,
+            "shards": [_shard_facts(one, lag, now) for lag in lags.get(one.name, ())],
+        }
+
+    return {"serving": pointer.serving, "previous": pointer.previous, "generations": [facts(one) for one in some]}
+
+
+def _shard_facts(generation: Generation, lag: ShardLag, now: int) -> dict[str, Any]:
+    """Of one shard: seconds behind, events/s, seconds left; None where that is not known."""
+    behind, told = lag.behind(now), lag.told
+    left = None
+    if not behind:
+        left = 0.0
+    elif told and told.speed > 1:
+        # The tip moves on, a second in each.
+        left = behind / 1000 / (told.speed - 1)
+    begun = generation.read_from or (told.arrived if told else now)
+    done = told.arrived if told else begun
+    return {
+        "shard": lag.shard_id,
+        "behind": behind / 1000,
+        "rate": told.rate if told else None,
+        "speed": told.speed if told else None,
+        "left": left,
+        "done": 1.0 if not behind else max(0.0, min(1.0, (done - begun) / max(1, now - begun))),
+        "closed": lag.closed,
+    }
+
+
+def _status_lines(
+    pointer: Pointer, some: Sequence[Generation], lags: dict[str, list[ShardLag]], now: int
+) -> Iterator[str]:
+    for one in some:
+        served = (
+            ", served" if one.name == pointer.serving else ", served before" if one.name == pointer.previous else ""
+        )
+        yield f"{one.name}: {one.state.value}{served}, from {moment(one.start)}" + (
+            f" on {one.base}" if one.base else ""
+        )
+        if one.state is State.PREPARING:
+            copied = msgspec.convert(one.progress, Copied)
+            yield f"  copying {copied.phase}; so far {sum(copied.counts.values()):,} items"
+        if one.name not in lags:
+            continue
+        yield f"  {'shard':24} {'behind':>12} {'events/s':>10} {'speed':>8} {'left':>10} {'done':>6}"
+        for facts in (_shard_facts(one, lag, now) for lag in lags[one.name]):
+            yield (
+                f"  {facts['shard']:24} {_duration(facts['behind']):>12} {_number(facts['rate'], ',.0f'):>10} "
+                f"{_number(facts['speed'], ',.1f', 'x'):>8} {_duration(facts['left']):>10} {facts['done']:>6.0%}"
+            )
+
+
+def _number(value: float | None, form: str, unit: str = "") -> str:
+    return f"{value:{form}}{unit}" if value else "-"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    if seconds < 1:
+        return "at the tip" if not seconds else "<1 s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _diff(given: argparse.Namespace) -> int:
+    replays = _replays()
+    other = given.generation
+    one = given.other or replays.generations.pointer().serving
+    for name in (one, other):
+        generation = replays.generations.get(name)
+        if generation is None or not generation.consumes:
+            raise Refused(f"{name} cannot be compared: it is {generation.state if generation else 'no generation'}")
+    if one == other:
+        raise Refused(f"{one} is served: name another one to compare with it, --with g1")
+    comparison = Comparison(*_tables(), one, other, site=given.site, examples=given.examples)
+    with _bars("comparing") as seen:
+        found = comparison.run(seen)
+    print(msgspec.json.encode(found).decode() if given.json else "\n".join(_diff_lines(found)))
+    return 0 if found.none else 1
+
+
+def _diff_lines(found: Differences) -> Iterator[str]:
+    yield (
+        f"{found.sessions_differ:,} of {found.sessions:,} sessions and {found.rollups_differ:,} of {found.rollups:,} "
+        f"roll-ups differ between {found.one} and {found.other}"
+    )
+    if found.moving:
+        yield f"{found.moving:,} items did not come to rest and were not compared; is one of them behind?"
+    if found.fields:
+        yield "\nsessions that differ in"
+        for name, count in found.fields.items():
+            yield f"  {name:28} {count:>10,}"
+    for title, sums in (("figures of the roll-ups that differ", found.figures), ("labels", found.labels)):
+        rows = [(site, name, *amounts) for site, named in sums.items() for name, amounts in named.items()]
+        if rows:
+            yield f"\n{title:60} {found.one:>12} {found.other:>12} {'change':>10}"
+            rows.sort(key=lambda row: -abs(row[3] - row[2]))
+            for site, name, before, after in rows[:_ROWS]:
+                yield f"  {_printable(f'{site} {name}'):58} {before:>12,} {after:>12,} {after - before:>+10,}"
+            if len(rows) > _ROWS:
+                yield f"  ... and {len(rows) - _ROWS:,} more: --json has them all"
+    if found.session_examples:
+        yield "\nsessions, such as"
+        yield from map(_example, found.session_examples)
+    if found.rollup_examples:
+        yield "\nroll-ups, such as"
+        yield from (f"  {_printable(example)}" for example in found.rollup_examples[:10])
+
+
+_ROWS = 30
+
+
+def _example(one: SessionDifference) -> str:
+    changes = ", ".join(f"{name} {before!r} -> {after!r}" for name, (before, after) in one.fields.items())
+    return _printable(f"  {one.site} {one.session}: {changes}")
+
+
+def _printable(text: str) -> str:
+    """Text that does nothing to a terminal."""
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
+
+
+def _promote(given: argparse.Namespace) -> int:
+    pointer = _replays().promote(given.generation, round(given.max_lag * 1000))
+    print(
+        f"{pointer.serving} is served" + (f"; `replay rollback` serves {pointer.previous}" if pointer.previous else "")
+    )
+    return 0
+
+
+def _rollback(given: argparse.Namespace) -> int:
+    pointer, behind = _replays().rollback()
+    print(f"{pointer.serving} is served" + (f"; it is {behind / 1000:,.0f} s behind the stream" if behind else ""))
+    return 0
+
+
+def _drop(given: argparse.Namespace) -> int:
+    with _bars("deleting") as seen:
+        _replays().drop(given.generation, seen, items_per_second=given.rate)
+    print(f"{given.generation} is dropped")
+    return 0
+
+
+@contextmanager
+def _bars(doing: str) -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar for each kind of thing that is told of, where a person watches."""
+    from tqdm import tqdm
+
+    bars: dict[str, Any] = {}
+
+    def seen(what: str, count: int, of: int) -> None:
+        bar = bars.get(what)
+        if bar is None:
+            bar = bars[what] = tqdm(total=of, desc=f"{doing} {what}", unit=" items", disable=None, file=sys.stderr)
+        # The size of a table is an estimate.
+        bar.total = max(bar.total or 0, bar.n + count)
+        bar.update(count)
+
+    try:
+        yield seen
+    finally:
+        for bar in bars.values():
+            bar.close()
+
+
+def _when(text: str, now: int) -> int | None:
+    """A time in ms since 1970; None for the stream's oldest record."""
+    if text == "TRIM_HORIZON":
+        return None
+    if ago := _FROM.fullmatch(text):
+        return now - int(ago[1]) * _UNITS_MS[ago[2]]
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"--from {text!r}: 24h, 90m or 7d, a time like 2026-01-31T08:00Z, or TRIM_HORIZON") from None
+    return round((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def _name(text: str) -> str:
+    if not is_name(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no generation; `replay status` names them")
+    return text
+
+
+def now_ms() -> int:
+    """Milliseconds since 1970 UTC."""
+    return time.time_ns() // 1_000_000

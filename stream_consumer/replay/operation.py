@@ -1,0 +1,243 @@
+"""The life of a replay: begun, caught up, promoted, rolled back, dropped. Each step may be interrupted and repeated."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec.structs import replace
+
+from stream_consumer.generations import Generation, Generations, Pointer, Refused, State, scoped
+from stream_consumer.items import Item
+from stream_consumer.merged import HOUR_MS
+from stream_consumer.replay.base import DONE, Base, Copied
+from stream_consumer.replay.lag import ShardLag, Stream, lags, longest, told
+from stream_consumer.replay.mapping import Mappings
+from stream_consumer.replay.scanning import scan, size
+from stream_consumer.table import TableNames, delete_items
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+#: A replay reads the stream from this long (ms) before its start: collectors' clocks may be ahead of the stream's.
+CLOCK_SKEW_MS = 5 * 60 * 1000
+#: A replay from the oldest record that a stream holds begins this long (ms) after it: records expire meanwhile.
+TRIM_MARGIN_MS = HOUR_MS
+#: Seconds in which every consumer has seen that a generation is being dropped.
+_CONSUMERS_STOP = 4.0
+
+#: Told of work on the way: (what, how much more, of about how much).
+Seen = Callable[[str, int, int], None]
+
+
+def _unseen(what: str, count: int, of: int) -> None:
+    pass
+
+
+class Replays:
+    """Replays of one deployment. ``mappings`` is None where something else follows the list of generations and drives
+    their consumers, as `make run` does. ``clock`` gives ms since 1970.
+
+    Methods raise ``Unavailable``, and :class:`Refused` with what is in the way.
+    """
+
+    def __init__(
+        self,
+        client: DynamoDBClient,
+        names: TableNames,
+        stream: Stream,
+        clock: Callable[[], int],
+        *,
+        mappings: Mappings | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.generations = Generations(client, names)
+        self._client = client
+        self._names = names
+        self._stream = stream
+        self._clock = clock
+        self._mappings = mappings
+        self._sleep = sleep
+
+    def begin(self, asked: int | None) -> Generation:
+        """A new generation that begins at ``asked`` (ms; rounded down to the hour), or with all that the stream holds.
+
+        Where one is being prepared already, that one, if it begins there too.
+        """
+        start, read_from = self._cut(asked)
+        known = self.generations.all()
+        for one in known:
+            if one.state is State.PREPARING and one.start == start:
+                return one
+            if one.state is State.PREPARING:
+                raise Refused(
+                    f"{one.name} is being prepared, from {moment(one.start)}: go on with it (replay start, without "
+                    f"--from), or drop it (replay drop {one.name})"
+                )
+        source = self.generations.pointer().serving
+        self._check_source(source, read_from, start)
+        new = Generation(
+            f"g{int(known[-1].name[1:]) + 1}",
+            State.PREPARING,
+            base=source,
+            start=start,
+            read_from=read_from,
+            created=self._clock(),
+        )
+        if not self.generations.add(new):
+            raise Refused("another replay was begun at the same time; look at `status`")
+        return new
+
+    def unfinished(self) -> Generation:
+        """The generation that is being prepared."""
+        for one in self.generations.all():
+            if one.state is State.PREPARING:
+                return one
+        raise Refused("no replay is being prepared: say where one is to begin, as in --from 24h or --from TRIM_HORIZON")
+
+    def prepare(
+        self, generation: Generation, seen: Seen = _unseen, *, version: str = "", fan_out: bool = False
+    ) -> Generation:
+        """Copy what a generation begins with, and let it be consumed from then on. Goes on where it was interrupted."""
+        copied = msgspec.convert(generation.progress, Copied)
+        if generation.start and copied.phase != DONE:
+
+            def save(so_far: Copied) -> None:
+                nonlocal generation
+                progress = msgspec.to_builtins(so_far)
+                generation = self.generations.change(generation, replace(generation, progress=progress))
+
+            Base(self._client, self._names, generation.base, generation.name, generation.start).copy(copied, save, seen)
+        mapping = ""
+        if self._mappings:
+            arn, _, _ = self._stream.described()
+            mapping = self._mappings.ensure(generation, arn, version=version, fan_out=fan_out)
+        return self.generations.change(generation, replace(generation, state=State.CONSUMING, mapping=mapping))
+
+    def lags(self, generation: Generation) -> list[ShardLag]:
+        """Where the consumers of a generation stand."""
+        return lags(self._stream, generation, told(self._client, self._names, generation.name))
+
+    def promote(self, name: str, most_behind: int) -> Pointer:
+        """Serve a generation, if it is at most ``most_behind`` (ms) behind the stream. Answers the new pointer."""
+        pointer = self.generations.pointer()
+        if pointer.serving == name:
+            return pointer
+        generation = self._known(name)
+        if not generation.consumes:
+            raise Refused(f"{name} is {generation.state}: nothing consumes into it")
+        behind = longest(self.lags(generation), self._clock())
+        if behind > most_behind:
+            raise Refused(
+                f"{name} is {behind / 1000:,.0f} s behind the stream, and may be {most_behind / 1000:g} s: figures "
+                "would jump back. Wait (replay status --watch), or allow more with --max-lag"
+            )
+        return self._point(pointer, name)
+
+    def rollback(self) -> tuple[Pointer, int]:
+        """Serve again what was served before; the new pointer, and how far (ms) that is behind the stream.
+
+        It is done however far that is: who rolls back is in a hurry.
+        """
+        pointer = self.generations.pointer()
+        if not pointer.previous:
+            raise Refused(f"{pointer.serving} is served, and none was before")
+        generation = self._known(pointer.previous)
+        if not generation.consumes:
+            raise Refused(f"{generation.name}, which was served before, is {generation.state}")
+        return self._point(pointer, generation.name), longest(self.lags(generation), self._clock())
+
+    def drop(self, name: str, seen: Seen = _unseen, *, items_per_second: float = 0) -> Generation:
+        """Delete all of a generation, in batches, at most so many items a second (0: as fast as it goes).
+
+        Its consumers are stopped first. What one of them had in flight is deleted with the rest: it is looked through
+        until nothing is found.
+        """
+        generation = self._known(name)
+        if self.generations.pointer().serving == name:
+            raise Refused(f"{name} is served; promote another one first, or roll back")
+        if generation.state is State.DROPPED:
+            return generation
+        generation = self.generations.change(generation, replace(generation, state=State.DROPPING))
+        if self._mappings:
+            arn, _, _ = self._stream.described()
+            self._mappings.remove(generation, arn)
+        self._sleep(_CONSUMERS_STOP)
+        while self._delete(name, seen, items_per_second):
+            self._sleep(1)
+        return self.generations.change(generation, replace(generation, state=State.DROPPED, progress={}))
+
+    def _delete(self, name: str, seen: Seen, items_per_second: float) -> int:
+        deleted = 0
+        for table, keys in (
+            (self._names.rollups, ("pk", "sk")),
+            (self._names.session_events, ("pk", "sk")),
+            (self._names.sessions, ("pk",)),
+        ):
+            of = size(self._client, table)
+            client = scoped(self._client, self._names, name)
+
+            def delete(items: list[Item], table: str = table, keys: tuple[str, ...] = keys) -> None:
+                nonlocal deleted
+                began = time.monotonic()
+                delete_items(client, table, ({key: item[key] for key in keys} for item in items))  # noqa: B023
+                deleted += len(items)
+                if items_per_second:
+                    self._sleep(max(0.0, len(items) / items_per_second - (time.monotonic() - began)))
+
+            def more(count: int, table: str = table, of: int = of) -> None:
+                seen(table, count, of)
+
+            scan(self._client, table, name, delete, seen=more, attributes=", ".join(keys))
+        return deleted
+
+    def _point(self, old: Pointer, name: str) -> Pointer:
+        new = Pointer(name, old.serving, self._clock())
+        self.generations.point(old, new)
+        return new
+
+    def _known(self, name: str) -> Generation:
+        generation = self.generations.get(name)
+        if generation is None:
+            raise Refused(f"there is no generation {name}; `status` lists those that there are")
+        return generation
+
+    def _cut(self, asked: int | None) -> tuple[int, int]:
+        """(the start of the new generation, from when on it reads the stream), both 0 for everything there ever was."""
+        _, created, retention = self._stream.described()
+        now = self._clock()
+        holds_all = created > now - retention + TRIM_MARGIN_MS
+        oldest = created if holds_all else now - retention + TRIM_MARGIN_MS
+        if asked is None:
+            start = 0 if holds_all else oldest + CLOCK_SKEW_MS + -(oldest + CLOCK_SKEW_MS) % HOUR_MS
+        elif asked > now:
+            raise Refused(f"{moment(asked)} is not over yet")
+        else:
+            start = asked - asked % HOUR_MS
+            if start - CLOCK_SKEW_MS < oldest:
+                if not holds_all:
+                    raise Refused(
+                        f"the stream holds nothing from before {moment(oldest)}: begin later, with what it holds "
+                        "(--from TRIM_HORIZON), or with the archive (--archive)"
+                    )
+                start = 0
+        return start, max(0, start - CLOCK_SKEW_MS)
+
+    def _check_source(self, source: str, read_from: int, start: int) -> None:
+        """What arrived before ``read_from`` must be in the source already: the replay does not read it."""
+        generation = self._known(source)
+        if not start:
+            return
+        for lag in self.lags(generation):
+            if 0 < lag.next_arrived < read_from:
+                raise Refused(
+                    f"{source}, from which what is older is copied, has not come that far: its consumer of "
+                    f"{lag.shard_id} is at {moment(lag.next_arrived)}. Wait until it has, or begin earlier"
+                )
+
+
+def moment(at: int) -> str:
+    """A time (ms since 1970) as operators read and write it; 0 is the beginning."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at / 1000)) if at else "the beginning"
