@@ -133,7 +133,7 @@ def test_every_kind_of_answer_is_of_the_served_generation_and_caches_turn_over(s
 
 def test_a_client_may_keep_no_answer_for_longer_than_a_promotion_should_take(stored) -> None:
     http = app_over(stored, lambda: "g1").test_client()
-    answer = http.get(SUMMARY)
+    answer = http.get(SUMMARY.replace("summary", "pages"))
     assert answer.headers["Cache-Control"] == "public, max-age=60"
 
 
