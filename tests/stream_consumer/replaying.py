@@ -61,9 +61,11 @@ def a_stream(rng: random.Random, count: int, sessions: int = 8) -> MemoryStream:
     """
     records: dict[str, list[Record]] = {f"shard-{n}": [] for n in range(3)}
     sent: list[Event] = []
+    numbers = [0] * sessions
     for number in range(1, count + 1):
         received = CUT + round((number / count - 0.5) * 4 * HOUR_MS) + rng.randint(-60_000, 60_000)
         session = rng.randrange(sessions)
+        numbers[session] += 1
         event = an_event(
             number,
             session_id=f"s{session}",
@@ -73,7 +75,7 @@ def a_stream(rng: random.Random, count: int, sessions: int = 8) -> MemoryStream:
             conversion_value=rng.choice((0.0, 9.5)),
             timestamp=received - rng.choice((0, 500, 60_000, 20 * 60_000, 3 * HOUR_MS)),
             received_at=received,
-            **({"seq": number, "source": "tab"} if rng.random() < 0.5 else {}),
+            **({"seq": numbers[session], "source": "tab"} if session % 3 else {}),
         )
         if sent and rng.random() < 0.1:
             event = rng.choice(sent)
