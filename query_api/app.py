@@ -7,6 +7,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Mapping
+from functools import cache
 from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +29,7 @@ from query_api.serving import Serving
 from query_api.settings import ApiSettings
 from query_api.sources import Sources
 from query_api.static_files import StaticFiles, respond
-from stream_consumer.generations import FIRST, Generations, scoped
+from stream_consumer.generations import Generations, Pointer, scoped
 from stream_consumer.table import Unavailable
 
 if TYPE_CHECKING:
@@ -53,13 +54,13 @@ def create_app(
     clock: Callable[[], int] = now_ms,
     read_keys: ReadKeys | None = None,
     *,
-    serving: Callable[[], str] = lambda: FIRST,
+    serving: Callable[[], Pointer] = Pointer,
     jitter: Callable[[], float] = random.random,
     ahead: float = 0.4,
 ) -> Flask:
     """The application. ``reader``, or what makes a generation's by its name, stays its maker's, who closes it.
 
-    It answers from the generation that ``serving`` names. ``clock`` gives ms since 1970 UTC.
+    It answers from the generation that the pointer ``serving`` names. ``clock`` gives ms since 1970 UTC.
     Without ``read_keys`` everybody may read. ``jitter`` gives numbers from 0 to 1. ``ahead``: the last part of an
     answer's time, in which it is made anew if it is asked for.
     """
@@ -91,6 +92,7 @@ def app() -> Flask:
     client = create_client(settings)
     read_keys = ReadKeys(client, settings.tables, now_ms) if settings.read_keys else None
 
+    @cache
     def reader_of(generation: str) -> Reader:
         own = scoped(client, settings.tables, generation)
         reader = Reader(own, settings.tables, clock=now_ms, readers=settings.readers)
@@ -104,15 +106,16 @@ def app() -> Flask:
     return made
 
 
-def serving(client: DynamoDBClient, settings: ApiSettings) -> Callable[[], str]:
-    """Tells the generation to answer from: the one that the settings name, else the one that is served."""
+def serving(client: DynamoDBClient, settings: ApiSettings) -> Callable[[], Pointer]:
+    """Points to the generation to answer from: the one that the settings name, else the one that is served."""
     if settings.generation:
-        return lambda: settings.generation
+        pinned = Pointer(settings.generation)
+        return lambda: pinned
     generations = Generations(client, settings.tables)
 
-    def look() -> str:
+    def look() -> Pointer:
         try:
-            return generations.pointer().serving
+            return generations.pointer()
         except Unavailable as why:
             cause = why.__cause__
             raise unavailable(cause) if isinstance(cause, ClientError | BotoCoreError) else why from cause

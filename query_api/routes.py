@@ -20,7 +20,7 @@ from query_api.session_routes import SessionRoutes
 from query_api.settings import ApiSettings
 from query_api.sources import Sources
 from query_api.statistics_routes import StatisticsRoutes
-from stream_consumer.generations import FIRST
+from stream_consumer.generations import Pointer
 from stream_consumer.rollup import QUARTER_MS
 
 if TYPE_CHECKING:
@@ -111,11 +111,16 @@ class _OwnRoutes:
 
 
 class _Generation:
-    """The API over one generation: what understands its requests, and those that were understood."""
+    """The API over the generation that a pointer names: what understands its requests, and those that were understood.
 
-    def __init__(self, name: str, sources: Sources) -> None:
-        self.name = name
+    A generation that is served again after another one is a new one: what was read of it then is too old, and as a
+    stale answer it would make figures jump back.
+    """
+
+    def __init__(self, pointer: Pointer, sources: Sources) -> None:
+        self.pointer = pointer
         self.sources = sources
+        self._prefix = "" if pointer == Pointer() else f"{pointer.serving}.{pointer.since} "
         self.sessions = SessionRoutes(sources)
         self.understood = Newest(_UNDERSTOOD)
         self._owners: dict[str, object] = {
@@ -136,19 +141,18 @@ class _Generation:
 
     def key(self, asked: Asked) -> str:
         """What the answer is kept under: those of other generations have other keys."""
-        key = key_of(asked)
-        return key if self.name == FIRST else f"{self.name} {key}"
+        return self._prefix + key_of(asked)
 
 
 class Routes:
-    """Answers requests for ENDPOINTS, each from the generation that ``serving`` names when it comes.
+    """Answers requests for ENDPOINTS, each from the generation that the pointer ``serving`` names when it comes.
 
     ``sources`` gives a generation's, by its name. Without ``read_keys`` everybody may read.
     """
 
     def __init__(
         self,
-        serving: Callable[[], str],
+        serving: Callable[[], Pointer],
         sources: Callable[[str], Sources],
         answering: Answering,
         *,
@@ -161,7 +165,7 @@ class Routes:
         self._answering = answering
         self._read_keys = read_keys
         self._clock = clock
-        self._generations: dict[str, _Generation] = {}
+        self._generation: _Generation | None = None
         self._making = threading.Lock()
         # Twice in a lifetime: an event is seen at most one and a half of them after it can be read.
         self.live = Live(self._realtime, settings.streams, period=max(0.2, settings.realtime_lifetime / 2))
@@ -178,14 +182,13 @@ class Routes:
         return blueprint
 
     def _served(self) -> _Generation:
-        name = self._serving()
-        found = self._generations.get(name)
-        if found is None:
+        pointer, known = self._serving(), self._generation
+        if known is None or known.pointer != pointer:
             with self._making:
-                found = self._generations.get(name)
-                if found is None:
-                    found = self._generations[name] = _Generation(name, self._sources(name))
-        return found
+                known = self._generation
+                if known is None or known.pointer != pointer:
+                    known = self._generation = _Generation(pointer, self._sources(pointer.serving))
+        return known
 
     def _view(self, endpoint: Endpoint) -> Callable[..., Response]:
         known = endpoint.known
@@ -218,7 +221,7 @@ class Routes:
             if streams:
                 return self._stream(understood.site)
             answer = self._answering.served(understood.key, understood.make, may_be_stale=endpoint.may_be_stale)
-            return self._answering.response(answer, environ, served.name)
+            return self._answering.response(answer, environ, served.pointer.serving)
 
         return view
 

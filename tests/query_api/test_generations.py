@@ -35,30 +35,30 @@ class Pointing:
         assert self.may_look.wait(10)
         if self.fails:
             raise Unavailable("DynamoDB cannot be reached")
-        return self.name
+        return Pointer(self.name)
 
 
 def test_the_pointer_is_followed_within_a_second_and_nobody_waits_for_it() -> None:
     now = [1_000_000]
     pointing = Pointing()
     serving = Serving(pointing, lambda: now[0])
-    assert serving() == "g1"
+    assert serving().serving == "g1"
     pointing.name = "g2"
     now[0] += LOOK_EVERY_MS - 1
-    assert serving() == "g1"
+    assert serving().serving == "g1"
     assert pointing.looks == 1
     now[0] += 1
     pointing.may_look.clear()
-    assert serving() == serving() == "g1", "it is looked at in the background"
+    assert serving().serving == serving().serving == "g1", "it is looked at in the background"
     pointing.may_look.set()
     for _ in range(1000):
-        if serving() == "g2":
+        if serving().serving == "g2":
             break
         threading.Event().wait(0.005)
-    assert serving() == "g2"
+    assert serving().serving == "g2"
     pointing.name = "g3"
     now[0] += 3_600_000
-    assert serving() == "g3", "after a long silence the first who asks waits"
+    assert serving().serving == "g3", "after a long silence the first who asks waits"
 
 
 def test_what_the_pointer_said_last_holds_while_it_cannot_be_read_and_nothing_is_guessed_before() -> None:
@@ -69,12 +69,12 @@ def test_what_the_pointer_said_last_holds_while_it_cannot_be_read_and_nothing_is
     with pytest.raises(Unavailable):
         serving()
     pointing.fails, pointing.name = False, "g2"
-    assert serving() == "g2"
+    assert serving().serving == "g2"
     pointing.fails = True
     now[0] += 3_600_000
-    assert serving() == "g2"
+    assert serving().serving == "g2"
     looks = pointing.looks
-    assert serving() == "g2"
+    assert serving().serving == "g2"
     assert pointing.looks == looks, "a failure is not asked for again by everybody"
 
 
@@ -101,7 +101,7 @@ def app_over(client, serving, **settings):
 
 def test_every_kind_of_answer_is_of_the_served_generation_and_caches_turn_over(stored) -> None:
     generations = Generations(stored, NAMES)
-    http = app_over(stored, lambda: generations.pointer().serving).test_client()
+    http = app_over(stored, generations.pointer).test_client()
 
     def told() -> tuple:
         answers = [
@@ -132,7 +132,7 @@ def test_every_kind_of_answer_is_of_the_served_generation_and_caches_turn_over(s
 
 
 def test_a_client_may_keep_no_answer_for_longer_than_a_promotion_should_take(stored) -> None:
-    http = app_over(stored, lambda: "g1").test_client()
+    http = app_over(stored, Pointer).test_client()
     answer = http.get(SUMMARY.replace("summary", "pages"))
     assert answer.headers["Cache-Control"] == "public, max-age=60"
 

@@ -1,0 +1,100 @@
+"""A replay on a running system: under traffic, with a client that polls all the time."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.flow.running import ROOT, Running, running
+
+
+class Client:
+    """Polls an answer all the time, and keeps what it got: (status, generation, JSON)."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._stopped = threading.Event()
+        self.answers: list[tuple[int, str, Any]] = []
+        self._thread = threading.Thread(target=self._poll, daemon=True)
+
+    def __enter__(self) -> Client:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def _poll(self) -> None:
+        while not self._stopped.wait(0.02):
+            try:
+                with urllib.request.urlopen(self._url, timeout=10) as answer:
+                    self.answers.append((answer.status, answer.headers["LiveInsight-Generation"], json.load(answer)))
+            except OSError as error:
+                self.answers.append((getattr(error, "code", 0), "", str(error)))
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with running(tmp_path_factory.mktemp("replay"), DEMO="1", DEMO_RATE="20") as found:
+        yield found
+
+
+def replay(system: Running, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "stream_consumer", "replay", *arguments]
+    return subprocess.run(
+        command, cwd=ROOT, env=system.environ, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def status_of(system: Running, generation: str) -> dict[str, Any]:
+    facts = json.loads(replay(system, "status", generation, "--json").stdout)
+    return facts["generations"][0]
+
+
+def test_the_last_hour_is_replayed_promoted_rolled_back_and_dropped_while_a_client_polls(system: Running) -> None:
+    began = round(time.time() * 1000)
+    for number in range(200):
+        system.post({"site_id": "fixed", "event_type": "page_view", "session_id": f"s{number % 20}", "page_url": "/a"})
+    span = f"from={began - 3_600_000}&to={began + 3_600_000}"
+    fixed = f"{system.api}/api/statistics/summary/?site=fixed&{span}"
+    system.until(lambda: system.get(fixed[len(system.api) :])["page_views"], lambda count: count == 200, 10)
+    live = f"{system.api}/api/statistics/timeseries/?site=default&interval=hour&metrics=events,sessions&{span}"
+    with Client(fixed) as still, Client(live) as moving:
+        started = replay(system, "start", "--from", "1h")
+        assert (started.returncode, started.stdout) == (0, "g2\n"), started.stderr
+        system.until(lambda: status_of(system, "g2")["behind"], lambda behind: behind < 1, 60)
+        diff = replay(system, "diff", "g2")
+        assert diff.returncode == 0, diff.stdout + diff.stderr
+        assert diff.stdout.startswith("0 of ")
+        promoted = replay(system, "promote", "g2")
+        assert promoted.returncode == 0, promoted.stderr
+        system.until(lambda: still.answers[-1][1], lambda generation: generation == "g2", 5)
+        time.sleep(2)
+        assert replay(system, "rollback").returncode == 0
+        system.until(lambda: still.answers[-1][1], lambda generation: generation == "g1", 5)
+        assert replay(system, "promote", "g2").returncode == 0
+        system.until(lambda: still.answers[-1][1], lambda generation: generation == "g2", 5)
+        dropped = replay(system, "drop", "g1")
+        assert (dropped.returncode, dropped.stdout) == (0, "g1 is dropped\n"), dropped.stderr
+        time.sleep(2)
+    for client in (still, moving):
+        assert len(client.answers) > 50
+        assert {status for status, _, _ in client.answers} == {200}
+        assert {generation for _, generation, _ in client.answers} == {"g1", "g2"}
+    constant = ("page_views", "total_sessions", "visitors", "bounce_rate", "avg_session_time", "conversions")
+    assert len({tuple(told[name] for name in constant) for _, _, told in still.answers}) == 1
+    counts = [told["totals"]["events"] for _, _, told in moving.answers]
+    steps = [after - before for before, after in itertools.pairwise(counts)]
+    assert counts[-1] > counts[0]
+    print(f"\n{len(counts)} polls, least step {min(steps)}, greatest {max(steps)}")
+    assert min(steps) >= 0
