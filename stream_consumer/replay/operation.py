@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 CLOCK_SKEW_MS = 5 * 60 * 1000
 #: A replay from the oldest record that a stream holds begins this long (ms) after it: records expire meanwhile.
 TRIM_MARGIN_MS = HOUR_MS
+#: A generation that is being promoted has this long (ms) to come as far as the served one.
+_CATCH_UP_MS = 10_000
 #: Seconds in which every consumer has seen that a generation is being dropped.
 _CONSUMERS_STOP = 4.0
 
@@ -121,7 +123,11 @@ class Replays:
         return lags(self._stream, generation, told(self._client, self._names, generation.name))
 
     def promote(self, name: str, most_behind: int) -> Pointer:
-        """Serve a generation, if it is at most ``most_behind`` (ms) behind the stream. Answers the new pointer."""
+        """Serve a generation, if it is at most ``most_behind`` (ms) behind the stream. Answers the new pointer.
+
+        It waits until the generation has all that the one served now has shown, so that figures do not go back; unless
+        ``most_behind`` allows more than such a wait should take.
+        """
         pointer = self.generations.pointer()
         if pointer.serving == name:
             return pointer
@@ -134,6 +140,8 @@ class Replays:
                 f"{name} is {behind / 1000:,.0f} s behind the stream, and may be {most_behind / 1000:g} s: figures "
                 "would jump back. Wait (replay status --watch), or allow more with --max-lag"
             )
+        if most_behind <= _CATCH_UP_MS:
+            self._let_catch_up(generation, pointer.serving)
         return self._point(pointer, name)
 
     def rollback(self) -> tuple[Pointer, int]:
@@ -192,6 +200,26 @@ class Replays:
 
             scan(self._client, table, name, delete, seen=more, attributes=", ".join(keys))
         return deleted
+
+    def _let_catch_up(self, generation: Generation, served: str) -> None:
+        shown = told(self._client, self._names, served)
+        deadline = self._clock() + _CATCH_UP_MS
+        while True:
+            has = told(self._client, self._names, generation.name)
+            behind = [
+                shard
+                for shard, one in shown.items()
+                if one.arrived >= generation.read_from
+                and (shard not in has or int(has[shard].sequence_number or 0) < int(one.sequence_number or 0))
+            ]
+            if not behind:
+                return
+            if self._clock() > deadline:
+                raise Refused(
+                    f"{generation.name} does not come as far as {served} is, in {', '.join(behind)}: is it consumed? "
+                    "Look at replay status --watch"
+                )
+            self._sleep(0.1)
 
     def _point(self, old: Pointer, name: str) -> Pointer:
         new = Pointer(name, old.serving, self._clock())

@@ -16,6 +16,9 @@ import pytest
 
 from tests.flow.running import ROOT, Running, running
 
+#: Events in a second, about.
+RATE = 20
+
 
 class Client:
     """Polls an answer all the time, and keeps what it got: (status, generation, JSON)."""
@@ -45,7 +48,7 @@ class Client:
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with running(tmp_path_factory.mktemp("replay"), DEMO="1", DEMO_RATE="20") as found:
+    with running(tmp_path_factory.mktemp("replay"), DEMO="1", DEMO_RATE=str(RATE)) as found:
         yield found
 
 
@@ -97,4 +100,5 @@ def test_the_last_hour_is_replayed_promoted_rolled_back_and_dropped_while_a_clie
     steps = [after - before for before, after in itertools.pairwise(counts)]
     assert counts[-1] > counts[0]
     print(f"\n{len(counts)} polls, least step {min(steps)}, greatest {max(steps)}")
-    assert min(steps) >= 0
+    # A generation may be behind the other one by what is under way, no more: a part of a second's traffic.
+    assert min(steps) > -RATE

@@ -200,7 +200,22 @@ def test_a_generation_that_lags_is_not_promoted(world: Deployment) -> None:
     with pytest.raises(Refused, match=r"g2 is .* s behind the stream, and may be 10 s: figures would jump back"):
         world.replays.promote("g2", 10_000)
     assert world.generations.pointer() == Pointer()
-    assert world.replays.promote("g2", lag).serving == "g2"
+    assert world.replays.promote("g2", lag).serving == "g2", "who allows it gets it"
+
+
+def test_a_generation_is_promoted_once_it_has_what_the_served_one_has_shown(world: Deployment) -> None:
+    world.first.run(world.rng)
+    generation = world.replays.prepare(world.replays.begin(CUT))
+    consumer = world.consumer_of(generation)
+    consumer.run(world.rng, before=CUT + HOUR_MS)
+    world.now = CUT + HOUR_MS
+    with pytest.raises(Refused, match="g2 does not come as far as g1 is, in shard-0, shard-2: is it consumed"):
+        world.replays.promote("g2", 10_000)
+    world.now = CUT + HOUR_MS
+    catching_up = world.with_mappings(None)
+    catching_up._sleep = lambda seconds: consumer.run(world.rng)  # type: ignore[method-assign]
+    assert catching_up.promote("g2", 10_000).serving == "g2"
+    assert figures(world.dynamo, "g2") == figures(world.dynamo, "g1")
 
 
 def test_the_serving_generation_is_not_dropped_and_an_unknown_one_is_named(world: Deployment) -> None:
