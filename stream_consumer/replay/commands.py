@@ -42,7 +42,8 @@ Every command may be interrupted and given again. A generation is consumed until
 a rollback loses nothing; each costs what the first one costs.
 
 On AWS, LIVEINSIGHT_CONSUMER_FUNCTION names the consumer's function: `start` gives it an alias and an event source
-mapping for the generation, `drop` removes them. Without it, what drives the consumers follows the list of generations,
+mapping for the generation, `drop` removes them (g1's mapping is its stack's: after `drop g1`, deploy the stack with
+FirstGeneration=false). Without it, what drives the consumers follows the list of generations,
 as `make run` does. LIVEINSIGHT_STREAM and LIVEINSIGHT_..._TABLE name the rest, AWS_* as boto3 reads it; where nothing
 is named, it is a `make run` on this machine.
 """

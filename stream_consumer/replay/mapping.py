@@ -7,12 +7,13 @@ to another version than the one that serves. So both go on side by side, and sca
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from stream_consumer.generations import Generation, Refused
+from stream_consumer.generations import FIRST, Generation, Refused
 from stream_consumer.table import Unavailable
 
 if TYPE_CHECKING:
@@ -74,8 +75,12 @@ class Mappings:
     def remove(self, generation: Generation, stream_arn: str, *, wait: float = 120.0) -> None:
         """Let nothing consume into the generation any more: its mapping, alias and fan-out consumer go, if any.
 
+        The first generation's mapping is its stack's: it is disabled, and is to stay so (parameter FirstGeneration).
         Waits up to ``wait`` seconds for batches in flight.
         """
+        if generation.name == FIRST:
+            self._disable(self._of(self._function), wait)
+            return
         for mapping in self._of(f"{self._function}:{generation.name}"):
             self._call(self._lambda.delete_event_source_mapping, missing_ok=True, UUID=mapping["UUID"])
         deadline = time.monotonic() + wait
@@ -84,12 +89,19 @@ class Mappings:
                 raise Unavailable(f"the event source mapping of {generation.name} is still being deleted; try again")
             time.sleep(1)
         self._call(self._lambda.delete_alias, missing_ok=True, FunctionName=self._function, Name=generation.name)
-        self._call(
-            self._kinesis.deregister_stream_consumer,
-            missing_ok=True,
-            StreamARN=stream_arn,
-            ConsumerName=self._consumer(generation.name),
-        )
+        found = self._described(generation.name, stream_arn)
+        if found:
+            self._call(self._kinesis.deregister_stream_consumer, missing_ok=True, ConsumerARN=found["ConsumerARN"])
+
+    def _disable(self, mappings: Sequence[Mapping[str, Any]], wait: float) -> None:
+        deadline = time.monotonic() + wait
+        for mapping in mappings:
+            uuid = mapping["UUID"]
+            self._call(self._lambda.update_event_source_mapping, UUID=uuid, Enabled=False)
+            while self._call(self._lambda.get_event_source_mapping, UUID=uuid)["State"] != "Disabled":
+                if time.monotonic() > deadline:
+                    raise Unavailable(f"event source mapping {uuid} is still being disabled; try again")
+                time.sleep(1)
 
     def _ensure_alias(self, name: str, version: str) -> None:
         try:
@@ -107,16 +119,24 @@ class Mappings:
         consumer = self._consumer(name)
         deadline = time.monotonic() + 60
         while True:
-            found = self._call(
-                self._kinesis.describe_stream_consumer, missing_ok=True, StreamARN=stream_arn, ConsumerName=consumer
-            )
+            found = self._described(name, stream_arn)
             if not found:
                 self._call(self._kinesis.register_stream_consumer, StreamARN=stream_arn, ConsumerName=consumer)
-            elif found["ConsumerDescription"]["ConsumerStatus"] == "ACTIVE":
-                return str(found["ConsumerDescription"]["ConsumerARN"])
+            elif found["ConsumerStatus"] == "ACTIVE":
+                return str(found["ConsumerARN"])
             if time.monotonic() > deadline:
                 raise Unavailable(f"stream consumer {consumer} does not get active; try again")
             time.sleep(0.5)
+
+    def _described(self, name: str, stream_arn: str) -> dict[str, Any]:
+        """The generation's fan-out consumer; nothing if there is none."""
+        found: dict[str, Any] = self._call(
+            self._kinesis.describe_stream_consumer,
+            missing_ok=True,
+            StreamARN=stream_arn,
+            ConsumerName=self._consumer(name),
+        ).get("ConsumerDescription", {})
+        return found
 
     def _consumer(self, name: str) -> str:
         return f"{self._function}-{name}"
