@@ -22,6 +22,7 @@ from stream_consumer.items import (
     StoredRollUp,
     StoredSession,
     join_positions,
+    read_chunk,
     read_rollup,
     read_session,
     rollup_key,
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 _KEYS_PER_GET = 100
 _ITEMS_PER_WRITE = 25
 _UNPROCESSED_TRIES = 8
+#: Above all that a sort key, or the id of a shard in one, begins with.
+LAST = "\uffff"
 
 SessionName = tuple[str, str]
 RollUpName = tuple[str, int, str]
@@ -97,14 +100,24 @@ class Tables:
     def load_sessions(self, names: Sequence[SessionName]) -> dict[SessionName, StoredSession]:
         """The sessions among ``(site id, session id)`` that there are, read consistently."""
         by_key = {session_key(*name): name for name in names}
-        found = self._get(self._names.sessions, [{"pk": {"S": key}} for key in by_key])
+        found = get_items(self._client, self._names.sessions, [{"pk": {"S": key}} for key in by_key])
         return {by_key[item["pk"]["S"]]: read_session(item) for item in found}
 
     def load_rollups(self, names: Sequence[RollUpName]) -> dict[RollUpName, StoredRollUp]:
         """The roll-ups among ``(site id, quarter, shard id)`` that there are, read consistently."""
         by_key = {rollup_key(*name): name for name in names}
-        found = self._get(self._names.rollups, [{"pk": {"S": pk}, "sk": {"S": sk}} for pk, sk in by_key])
+        found = get_items(self._client, self._names.rollups, [{"pk": {"S": pk}, "sk": {"S": sk}} for pk, sk in by_key])
         return {by_key[item["pk"]["S"], item["sk"]["S"]]: read_rollup(item) for item in found}
+
+    def load_events(self, names: Sequence[SessionName]) -> dict[SessionName, dict[str, bytes]]:
+        """The stored events of sessions ``(site id, session id)``, by ``shard=position``, read consistently."""
+        found: dict[SessionName, dict[str, bytes]] = {}
+
+        def load(name: SessionName) -> None:
+            found[name] = dict(pair for item in self._chunks_of(name) for pair in read_chunk(item))
+
+        _raise_first(self.each(load, names))
+        return found
 
     def save_rollup(self, item: Item, base: str | None) -> None:
         """Put a roll-up if the table's is still at ``base`` (None: there is none)."""
@@ -116,26 +129,28 @@ class Tables:
 
     def put_events(self, items: Sequence[Item], marks: Sequence[Item]) -> None:
         """Put chunks of sessions' events, and the marks of the hours that changed."""
-        self._put([*_of(self._names.session_events, items), *_of(self._names.rollups, marks)])
+        put_items(self._client, [*_of(self._names.session_events, items), *_of(self._names.rollups, marks)])
+
+    def delete_events(self, name: SessionName) -> None:
+        """Delete all stored events of one session."""
+        table = self._names.session_events
+        delete_items(self._client, table, [{"pk": item["pk"], "sk": item["sk"]} for item in self._chunks_of(name)])
+
+    def put_footprints(self, items: Sequence[Item]) -> None:
+        """Put the footprints of erased sessions; one that is there already stays as it is."""
+        self._add(self._names.rollups, items)
 
     def put_quarantine(self, items: Sequence[Item]) -> None:
         """Put rejected payloads; one that is there already (and may be marked as redriven) stays as it is."""
-
-        def put(item: Item) -> None:
-            with suppress(Conflict):
-                self._save(self._names.quarantine, item, None)
-
-        for failure in self.each(put, items):
-            if failure:
-                raise failure
+        self._add(self._names.quarantine, items)
 
     def put_sites(self, items: Sequence[Item]) -> None:
         """Put entries of the list of sites."""
-        self._put(_of(self._names.rollups, items))
+        put_items(self._client, _of(self._names.rollups, items))
 
     def put_shard(self, item: Item) -> None:
         """Put how far a shard's consumer has come."""
-        self._put(_of(self._names.rollups, [item]))
+        put_items(self._client, _of(self._names.rollups, [item]))
 
     def each(self, work: Callable[[_T], None], values: Iterable[_T]) -> list[Exception | None]:
         """Do ``work`` on every value, several at once; what became of each, in order."""
@@ -148,6 +163,18 @@ class Tables:
             return None
 
         return list(self._pool.map(attempt, values) if self._pool else map(attempt, values))
+
+    def _chunks_of(self, name: SessionName) -> list[Item]:
+        return query_items(self._client, self._names.session_events, session_key(*name))
+
+    def _add(self, table: str, items: Sequence[Item]) -> None:
+        """Put those of the items that are not there."""
+
+        def add(item: Item) -> None:
+            with suppress(Conflict):
+                self._save(table, item, None)
+
+        _raise_first(self.each(add, items))
 
     def _save(self, table: str, item: Item, base: str | None) -> None:
         condition: dict[str, Any] = (
@@ -169,39 +196,84 @@ class Tables:
         except BotoCoreError as error:
             raise Unavailable(f"PutItem on {table}: {error}") from error
 
-    def _get(self, table: str, keys: list[Item]) -> Iterator[Item]:
-        for chunk in _chunks(keys, _KEYS_PER_GET):
-            wanted: Any = {table: {"Keys": chunk, "ConsistentRead": True}}
-            for tries in range(_UNPROCESSED_TRIES):
-                try:
-                    answer = self._client.batch_get_item(RequestItems=wanted)
-                except (ClientError, BotoCoreError) as error:
-                    raise Unavailable(f"BatchGetItem on {table}: {error}") from error
-                yield from answer["Responses"].get(table, ())
-                wanted = answer.get("UnprocessedKeys")
-                if not wanted:
-                    break
-                _back_off(tries)
-            else:
-                raise Unavailable(f"BatchGetItem on {table} left keys unprocessed {_UNPROCESSED_TRIES} times")
 
-    def _put(self, items: Iterable[tuple[str, Item]]) -> None:
-        for chunk in _chunks(items, _ITEMS_PER_WRITE):
-            wanted: Any = {}
-            for table, item in chunk:
-                wanted.setdefault(table, []).append({"PutRequest": {"Item": item}})
-            tables = ", ".join(wanted)
-            for tries in range(_UNPROCESSED_TRIES):
-                try:
-                    answer = self._client.batch_write_item(RequestItems=wanted)
-                except (ClientError, BotoCoreError) as error:
-                    raise Unavailable(f"BatchWriteItem on {tables}: {error}") from error
-                wanted = answer.get("UnprocessedItems")
-                if not wanted:
-                    break
-                _back_off(tries)
-            else:
-                raise Unavailable(f"BatchWriteItem on {tables} left items unprocessed {_UNPROCESSED_TRIES} times")
+def get_items(client: DynamoDBClient, table: str, keys: Sequence[Item]) -> Iterator[Item]:
+    """Those of the items that there are, read consistently; in no order. Raises :class:`Unavailable`."""
+    for chunk in _chunks(keys, _KEYS_PER_GET):
+        wanted: Any = {table: {"Keys": chunk, "ConsistentRead": True}}
+        for tries in range(_UNPROCESSED_TRIES):
+            try:
+                answer = client.batch_get_item(RequestItems=wanted)
+            except (ClientError, BotoCoreError) as error:
+                raise Unavailable(f"BatchGetItem on {table}: {error}") from error
+            yield from answer["Responses"].get(table, ())
+            wanted = answer.get("UnprocessedKeys")
+            if not wanted:
+                break
+            _back_off(tries)
+        else:
+            raise Unavailable(f"BatchGetItem on {table} left keys unprocessed {_UNPROCESSED_TRIES} times")
+
+
+def query_items(client: DynamoDBClient, table: str, pk: str, low: str = " ", high: str = LAST) -> list[Item]:
+    """The items of a partition with sort keys from ``low`` to ``high``, read consistently, in order. Raises
+    :class:`Unavailable`.
+    """
+    query: dict[str, Any] = {
+        "TableName": table,
+        "KeyConditionExpression": "pk = :pk AND sk BETWEEN :low AND :high",
+        "ExpressionAttributeValues": {":pk": {"S": pk}, ":low": {"S": low}, ":high": {"S": high}},
+        "ConsistentRead": True,
+    }
+    return _all_pages(client, query)
+
+
+def _all_pages(client: DynamoDBClient, query: dict[str, Any]) -> list[Item]:
+    found: list[Item] = []
+    while True:
+        try:
+            answer = client.query(**query)
+        except (ClientError, BotoCoreError) as error:
+            raise Unavailable(f"Query on {query['TableName']}: {error}") from error
+        found += answer["Items"]
+        if not (after := answer.get("LastEvaluatedKey")):
+            return found
+        query["ExclusiveStartKey"] = after
+
+
+def put_items(client: DynamoDBClient, items: Iterable[tuple[str, Item]]) -> None:
+    """Put items, each into its table, whatever is there. Raises :class:`Unavailable`."""
+    _write(client, ((table, {"PutRequest": {"Item": item}}) for table, item in items))
+
+
+def delete_items(client: DynamoDBClient, table: str, keys: Iterable[Item]) -> None:
+    """Delete what there is of these keys. Raises :class:`Unavailable`."""
+    _write(client, ((table, {"DeleteRequest": {"Key": key}}) for key in keys))
+
+
+def _write(client: DynamoDBClient, requests: Iterable[tuple[str, Item]]) -> None:
+    for chunk in _chunks(requests, _ITEMS_PER_WRITE):
+        wanted: Any = {}
+        for table, request in chunk:
+            wanted.setdefault(table, []).append(request)
+        tables = ", ".join(wanted)
+        for tries in range(_UNPROCESSED_TRIES):
+            try:
+                answer = client.batch_write_item(RequestItems=wanted)
+            except (ClientError, BotoCoreError) as error:
+                raise Unavailable(f"BatchWriteItem on {tables}: {error}") from error
+            wanted = answer.get("UnprocessedItems")
+            if not wanted:
+                break
+            _back_off(tries)
+        else:
+            raise Unavailable(f"BatchWriteItem on {tables} left items unprocessed {_UNPROCESSED_TRIES} times")
+
+
+def _raise_first(failures: Iterable[Exception | None]) -> None:
+    for failure in failures:
+        if failure:
+            raise failure
 
 
 def _of(table: str, items: Iterable[Item]) -> list[tuple[str, Item]]:

@@ -60,7 +60,10 @@ class FakeDynamo:
         def write() -> None:
             for table, requests in RequestItems.items():
                 for request in requests:
-                    self._put(table, request["PutRequest"]["Item"], {})
+                    if "DeleteRequest" in request:
+                        self.tables[table].pop(_key(request["DeleteRequest"]["Key"]), None)
+                    else:
+                        self._put(table, request["PutRequest"]["Item"], {})
 
         self._write(write)
         return {}
@@ -187,6 +190,11 @@ class MemoryTables(Tables):
     @property
     def events(self) -> dict[tuple[str, str], Item]:
         return self.dynamo.tables[NAMES.session_events]
+
+    @property
+    def footprints(self) -> dict[tuple[str, str], Item]:
+        rows = self.dynamo.tables[NAMES.rollups].items()
+        return {key: item for key, item in rows if key[0].endswith("#erased")}
 
     @property
     def quarantine(self) -> dict[tuple[str, str], Item]:
