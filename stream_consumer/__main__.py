@@ -1,4 +1,4 @@
-"""The operator's commands: ``python -m stream_consumer quarantine|compact``."""
+"""The operator's commands: ``python -m stream_consumer quarantine|compact|erase``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from stream_consumer import compaction_commands, quarantine_commands
+from stream_consumer import compaction_commands, erase_commands, quarantine_commands
 from stream_consumer.table import Unavailable
 
 _ABOUT = """\
@@ -16,6 +16,7 @@ Look after what the consumer has stored.
 
   python -m stream_consumer quarantine list     payloads of the stream that were no events
   python -m stream_consumer compact             merge the roll-ups of hours and days that are over
+  python -m stream_consumer erase               forget a visitor: sessions, events, and what was counted of them
 
 Tables and stream are those that the environment names (LIVEINSIGHT_..._TABLE, LIVEINSIGHT_STREAM, and
 AWS_ENDPOINT_URL, AWS_REGION and credentials as boto3 reads them); where it names none, those of a `make run` on
@@ -33,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     areas = parser.add_subparsers(required=True, metavar="COMMAND", dest="area")
     quarantine_commands.add(areas)
     compaction_commands.add(areas)
+    erase_commands.add(areas)
     given = parser.parse_args(argv)
     try:
         status: int = given.run(given)

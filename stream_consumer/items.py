@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from stream_consumer.durations import bucket_of
-from stream_consumer.footprint import Footprint
+from stream_consumer.footprint import ErasedUser, Footprint
 from stream_consumer.kinesis_batch import Poison
 from stream_consumer.merged import Labels, Totals
 from stream_consumer.progress import ShardProgress
@@ -47,6 +47,7 @@ _totals = msgspec.msgpack.Decoder(Totals)
 _labels = msgspec.msgpack.Decoder(Labels)
 _chunk = msgspec.msgpack.Decoder(list[tuple[str, bytes]])
 _footprint = msgspec.msgpack.Decoder(Footprint)
+_erased_user = msgspec.msgpack.Decoder(ErasedUser)
 
 Positions = dict[str, str]
 
@@ -83,6 +84,13 @@ class StoredRollUp(Struct, frozen=True):
     @property
     def rollup(self) -> RollUp:
         return _rollup.decode(zlib.decompress(self.body))
+
+
+class StoredErasedUser(Struct, frozen=True):
+    """What is known of a user's erasure, and the version that its next write compares."""
+
+    version: str
+    erased: ErasedUser
 
 
 def session_key(site_id: str, session_id: str) -> str:
@@ -214,6 +222,22 @@ def footprint_item(site_id: str, session_id: str, footprint: Footprint) -> Item:
 def read_footprint(item: Mapping[str, Any]) -> Footprint:
     """The inverse of :func:`footprint_item`."""
     return _footprint.decode(item["body"]["B"])
+
+
+def erased_user_key(key: str) -> Item:
+    """The key of what is known of a user's erasure; ``key`` is a hash of site and user."""
+    return {"pk": {"S": ERASURES}, "sk": {"S": key}}
+
+
+def erased_user_item(key: str, version: str, erased: ErasedUser) -> Item:
+    """The item of a user's erasure; ``version`` is another at each write."""
+    body = zlib.compress(_packer.encode(erased), 6)
+    return erased_user_key(key) | {"pos": {"S": version}, "body": {"B": body}}
+
+
+def read_erased_user(item: Mapping[str, Any]) -> StoredErasedUser:
+    """The inverse of :func:`erased_user_item`."""
+    return StoredErasedUser(item["pos"]["S"], _erased_user.decode(zlib.decompress(item["body"]["B"])))
 
 
 def marks_key(site_id: str) -> str:

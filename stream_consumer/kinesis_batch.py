@@ -65,6 +65,14 @@ def position(sequence_number: str, index: int) -> str:
     return f"{len(sequence_number):03d}{sequence_number}.{index:06d}"
 
 
+def corrected(at: str) -> str:
+    """The position of an item that is folded up to ``at`` and was then corrected: after ``at`` (which may be a
+    corrected one), and before all that comes later in the stream.
+    """
+    folded, _, times = at.partition("~")
+    return f"{folded}~{int(times or 0) + 1}"
+
+
 def read(lambda_event: Mapping[str, Any]) -> Batch:
     """Decode what Lambda's event source mapping hands over.
 

@@ -17,12 +17,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from stream_consumer.footprint import Footprint
 from stream_consumer.items import (
     Item,
+    StoredErasedUser,
     StoredRollUp,
     StoredSession,
+    erased_user_key,
+    footprint_key,
     join_positions,
     read_chunk,
+    read_erased_user,
+    read_footprint,
     read_rollup,
     read_session,
     rollup_key,
@@ -108,6 +114,42 @@ class Tables:
         by_key = {rollup_key(*name): name for name in names}
         found = get_items(self._client, self._names.rollups, [{"pk": {"S": pk}, "sk": {"S": sk}} for pk, sk in by_key])
         return {by_key[item["pk"]["S"], item["sk"]["S"]]: read_rollup(item) for item in found}
+
+    def rollups_of(self, site_id: str, quarter: int) -> list[StoredRollUp]:
+        """The roll-ups of a site and quarter of all shards, read consistently."""
+        pk, low = rollup_key(site_id, quarter, "")
+        _, high = rollup_key(site_id, quarter, LAST)
+        return [read_rollup(item) for item in query_items(self._client, self._names.rollups, pk, low, high)]
+
+    def user_sessions(self, site_id: str, user_id: str) -> list[str]:
+        """The ids of a user's sessions, as the index has them: what was written last may not be there yet."""
+        query = {
+            "TableName": self._names.sessions,
+            "IndexName": "user",
+            "KeyConditionExpression": "user_key = :user",
+            "ExpressionAttributeValues": {":user": {"S": session_key(site_id, user_id)}},
+        }
+        return [item["pk"]["S"].partition("#")[2] for item in _all_pages(self._client, query)]
+
+    def load_footprints(self, names: Sequence[SessionName]) -> dict[SessionName, Footprint]:
+        """The footprints of erased sessions ``(site id, session id)`` that there are, read consistently."""
+        by_key = {footprint_key(*name): name for name in names}
+        found = get_items(self._client, self._names.rollups, [{"pk": {"S": pk}, "sk": {"S": sk}} for pk, sk in by_key])
+        return {by_key[item["pk"]["S"], item["sk"]["S"]]: read_footprint(item) for item in found}
+
+    def delete_footprints(self, names: Iterable[SessionName]) -> None:
+        """Delete footprints."""
+        keys = [{"pk": {"S": pk}, "sk": {"S": sk}} for pk, sk in (footprint_key(*name) for name in names)]
+        delete_items(self._client, self._names.rollups, keys)
+
+    def load_erased_user(self, key: str) -> StoredErasedUser | None:
+        """What is known of a user's erasure, read consistently."""
+        found = get_items(self._client, self._names.rollups, [erased_user_key(key)])
+        return next(map(read_erased_user, found), None)
+
+    def save_erased_user(self, item: Item, base: str | None) -> None:
+        """Put what is known of a user's erasure, if the table's is still at ``base`` (None: there is none)."""
+        self._save(self._names.rollups, item, base)
 
     def load_events(self, names: Sequence[SessionName]) -> dict[SessionName, dict[str, bytes]]:
         """The stored events of sessions ``(site id, session id)``, by ``shard=position``, read consistently."""

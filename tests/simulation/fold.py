@@ -10,7 +10,7 @@ from producer.erasure import Erasure
 from producer.event import Event, decode, encode
 from producer.kpl import Aggregate, decode_record
 from stream_consumer.compaction import Compaction
-from stream_consumer.footprint import Footprint
+from stream_consumer.footprint import ON_THE_WAY_MS, Footprint
 from stream_consumer.items import (
     footprint_item,
     merged_key,
@@ -121,7 +121,7 @@ class Folded:
                         folding.take_back_event(event)
                 folding.move_session(before, None)
             if events:
-                arrivals = {event.received_at // HOUR_MS * HOUR_MS for event in events}
+                arrivals = {(e.received_at + late) // HOUR_MS * HOUR_MS for e in events for late in (0, ON_THE_WAY_MS)}
                 quarters = {quarter_of(event.timestamp) for event in events}
                 self.erased[name] = Footprint(sorted(quarters), sorted(arrivals))
             session = Session(*name, received=erased.erased_at, erased=erased.erased_at)
