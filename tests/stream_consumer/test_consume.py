@@ -291,3 +291,23 @@ def test_an_erasure_gives_the_same_bytes_where_the_roll_ups_are_full_too() -> No
         for at in range(0, len(log), size):
             consume(a_batch(log[at : at + size], first=at + 1), cut)
         same_tables(cut, whole)
+
+
+def test_the_footprint_is_that_of_whoever_still_saw_the_events() -> None:
+    """An attempt that began before the tombstone was there finds the events gone; it must not say there were none."""
+    store = MemoryTables()
+    consume(a_batch([an_event(1)]), store)
+    erasing = a_batch([an_erasure()], first=2)
+    load = store.load_sessions
+
+    def and_another_attempt_is_faster(names):
+        found = load(names)
+        store.load_sessions = load  # type: ignore[method-assign]
+        consume(erasing, store)
+        return found
+
+    store.load_sessions = and_another_attempt_is_faster  # type: ignore[method-assign]
+    assert consume(erasing, store).failed_from is None
+    (found,) = store.footprints.values()
+    assert read_footprint(found).quarters == [NOON]
+    assert sums(store.rollups.values()) == {}

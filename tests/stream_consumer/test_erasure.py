@@ -3,6 +3,7 @@
 import itertools
 import json
 import zlib
+from collections.abc import Iterator
 from contextlib import suppress
 
 import boto3
@@ -50,6 +51,7 @@ class Deployment:
         self.read: dict[str, int] = {}
         self.now = NOON + 48 * HOUR_MS
         self.stopped = False
+        self.consuming = False
         self.lanes: list[str] = []
         for generation in (FIRST, *generations):
             self.start(generation)
@@ -85,11 +87,13 @@ class Deployment:
             self.consume()
 
     def consume(self) -> None:
+        self.consuming = True
         for generation, done in self.read.items():
             if done < len(self.stream):
                 batch = read(a_lambda_event(self.stream[done:], first=done + 1))
                 if consume(batch, self.tables(generation)).failed_from is None:
                     self.read[generation] = len(self.stream)
+        self.consuming = False
 
     def tables(self, generation: str) -> Tables:
         return Tables(scoped(self.dynamo, NAMES, generation), NAMES, writers=1)  # type: ignore[arg-type]
@@ -234,46 +238,84 @@ def test_merged_hours_are_merged_anew() -> None:
     assert compacted_differences(MemoryTables(deployment.dynamo)) == []
 
 
-def test_a_consumer_that_writes_during_the_sweep_is_not_written_over() -> None:
-    """Between the sweep's read of a roll-up and each of its writes, another visitor comes."""
-    for write in range(12):
+def before_each_write_in_turn(act, prepare=lambda deployment: None) -> Iterator[tuple[Deployment, bool]]:
+    """Deployments, each prepared, in which she was erased, and ``act(deployment)`` done just before the first, second, ... write of that
+    which is not a consumer's; and whether there was such a write.
+    """
+    for write in itertools.count(1):
         deployment = visited()
-        come = an_event(50, session_id="late", timestamp=NOON + 9)
-        sweep, forget_in = erasure._forget_in, []
+        prepare(deployment)
+        seen = 0
 
-        def meanwhile(tables, stored_rollup, visitors, deployment=deployment, come=come, sweep=sweep, seen=forget_in):
-            seen.append(stored_rollup)
-            if len(seen) == write + 1:
-                deployment.send([come])
-            return sweep(tables, stored_rollup, visitors)
+        def between(deployment=deployment, write=write) -> None:
+            nonlocal seen
+            if not deployment.consuming:
+                seen += 1
+                if seen == write:
+                    act(deployment)
 
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(erasure, "_forget_in", meanwhile)
-            deployment.erase()
-        wanted = never()
-        if len(forget_in) > write:
-            wanted.send([come])
-        assert deployment.figures() == wanted.figures()
-    assert len(forget_in) < 12
+        deployment.dynamo.between = between
+        deployment.erase()
+        yield deployment, seen >= write
+        if seen < write:
+            return
+
+
+def test_a_consumer_that_writes_during_the_sweep_is_not_written_over() -> None:
+    come = [an_event(50, session_id="late", timestamp=NOON + 9)]
+    with_one_more = never()
+    with_one_more.send(come)
+    runs = list(before_each_write_in_turn(lambda deployment: deployment.send(come)))
+    assert len(runs) > 8
+    for deployment, came in runs:
+        assert deployment.figures() == (with_one_more if came else never()).figures()
 
 
 def test_two_who_share_roll_ups_can_be_erased_at_once() -> None:
-    deployment = visited()
-    his = [an_event(21, session_id="h", user_id="tom", timestamp=NOON + 7)]
-    deployment.send(his)
-    sweep = erasure._forget_in
-    begun = []
+    """Both have been consumed, and both sweep: each of them may be the other's write in between."""
 
-    def meanwhile(tables, stored_rollup, visitors):
-        if not begun:
-            begun.append(True)
+    def begin(deployment: Deployment) -> None:
+        deployment.send([an_event(21, session_id="h", user_id="tom", timestamp=NOON + 7)])
+        deployment.stopped = True
+        with pytest.raises(NotConsumed):
             deployment.erasures.erase("blog", "tom", 60)
-        return sweep(tables, stored_rollup, visitors)
+        deployment.stopped = False
+        deployment.consume()
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(erasure, "_forget_in", meanwhile)
+    def act(deployment: Deployment) -> None:
+        deployment.dynamo.between = lambda: None
+        assert deployment.erasures.erase("blog", "tom", 60).sessions == ["h"]
+
+    runs = list(before_each_write_in_turn(act, begin))
+    assert len(runs) > 8
+    for deployment, came in runs:
+        if not came:
+            act(deployment)
+        assert deployment.figures() == never().figures()
+
+
+def test_who_comes_back_before_it_is_done_is_erased_together_with_what_was_pending() -> None:
+    deployment = visited()
+    deployment.stopped = True
+    with pytest.raises(NotConsumed):
         deployment.erase()
+    deployment.stopped = False
+    deployment.send([an_event(31, session_id="c", user_id="mia")])
+    assert deployment.erase().sessions == ["a", "b", "c"]
     assert deployment.figures() == never().figures()
+
+
+def test_events_that_land_after_the_tombstone_are_deleted() -> None:
+    """A write of a function that has ended may still be on its way."""
+    deployment = visited()
+    chunks = dict(deployment.dynamo.tables[NAMES.session_events])
+    deployment.stopped = True
+    with pytest.raises(NotConsumed):
+        deployment.erase()
+    deployment.consume()
+    deployment.dynamo.tables[NAMES.session_events] |= chunks
+    deployment.erase()
+    assert left_of_her(deployment) == []
 
 
 def test_who_comes_back_is_there_again_and_stays() -> None:
