@@ -203,16 +203,17 @@ class Reader:
         return sorted(sessions.values(), key=lambda session: (-session.start, session.session_id))
 
     def session(self, site_id: str, session_id: str) -> Session | None:
-        """One session, None if there is none."""
+        """One session, None if there is none, or it was erased."""
         item = self._get_item(self._names.sessions, {"pk": {"S": session_key(site_id, session_id)}})
-        return read_session(item).session if item and self._lives(item) else None
+        session = read_session(item).session if item and self._lives(item) else None
+        return session if session and not session.erased else None
 
     def sessions(self, site_id: str, session_ids: Sequence[str]) -> dict[str, Session]:
-        """Those of the sessions that there are, by id."""
+        """Those of the sessions that there are and that were not erased, by id."""
         keys = [{"pk": {"S": session_key(site_id, session_id)}} for session_id in dict.fromkeys(session_ids)]
         found = self._pool.map(self._get_sessions, _chunks(keys, _KEYS_PER_GET))
         sessions = (read_session(item).session for items in found for item in items if self._lives(item))
-        return {session.session_id: session for session in sessions}
+        return {session.session_id: session for session in sessions if not session.erased}
 
     def events(self, site_id: str, session_id: str) -> list[Event]:
         """The stored events of one session, each once, in order of event time."""

@@ -1,4 +1,4 @@
-"""The operator's commands: ``python -m stream_consumer quarantine|compact|replay``."""
+"""The operator's commands: ``python -m stream_consumer quarantine|compact|replay|erase``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from stream_consumer import compaction_commands, quarantine_commands
+from stream_consumer import compaction_commands, erase_commands, quarantine_commands
 from stream_consumer.generations import Refused
 from stream_consumer.replay import commands as replay_commands
 from stream_consumer.table import Unavailable
@@ -19,6 +19,7 @@ Look after what the consumer has stored.
   python -m stream_consumer quarantine list     payloads of the stream that were no events
   python -m stream_consumer compact             merge the roll-ups of hours and days that are over
   python -m stream_consumer replay start        compute the past again, compare, switch over
+  python -m stream_consumer erase               forget a visitor: sessions, events, and what was counted of them
 
 Tables and stream are those that the environment names (LIVEINSIGHT_..._TABLE, LIVEINSIGHT_STREAM, and
 AWS_ENDPOINT_URL, AWS_REGION and credentials as boto3 reads them); where it names none, those of a `make run` on
@@ -37,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     quarantine_commands.add(areas)
     compaction_commands.add(areas)
     replay_commands.add(areas)
+    erase_commands.add(areas)
     given = parser.parse_args(argv)
     try:
         status: int = given.run(given)

@@ -45,7 +45,7 @@ from stream_consumer.merged import (
     totals_of,
 )
 from stream_consumer.rollup import QUARTER_MS
-from stream_consumer.table import Conflict, TableNames, Unavailable
+from stream_consumer.table import LAST, Conflict, TableNames, Unavailable, query_items
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -53,8 +53,6 @@ if TYPE_CHECKING:
 #: Merging an hour waits this long (ms) after its end: most of what comes late comes within it.
 GRACE_MS = 2 * 60 * 1000
 PARTS = (TOTALS, *COUNTERS)
-#: Above all that a shard's id begins with.
-_LAST = "\uffff"
 
 _log = logging.getLogger("liveinsight.compaction")
 _T = TypeVar("_T")
@@ -138,7 +136,7 @@ class Compaction:
     def _merge_hour(self, site_id: str, hour: int, marks: Sequence[Item]) -> bool:
         claimed = [claim for mark in marks if (claim := self._claim(mark))]
         pk, low = rollup_key(site_id, hour, "")
-        _, high = rollup_key(site_id, hour + HOUR_MS - QUARTER_MS, _LAST)
+        _, high = rollup_key(site_id, hour + HOUR_MS - QUARTER_MS, LAST)
 
         def merge() -> tuple[str, dict[str, Totals | Labels]]:
             items = self._query(pk, low, high)
@@ -202,20 +200,8 @@ class Compaction:
                 continue
             return made_of
 
-    def _query(self, pk: str, low: str = "", high: str = _LAST) -> list[Item]:
-        query: dict[str, Any] = {
-            "TableName": self._table,
-            "KeyConditionExpression": "pk = :pk AND sk BETWEEN :low AND :high",
-            "ExpressionAttributeValues": {":pk": {"S": pk}, ":low": {"S": low or " "}, ":high": {"S": high}},
-            "ConsistentRead": True,
-        }
-        found: list[Item] = []
-        while True:
-            answer = self._call("Query", lambda: self._client.query(**query))
-            found += answer["Items"]
-            if not (after := answer.get("LastEvaluatedKey")):
-                return found
-            query["ExclusiveStartKey"] = after
+    def _query(self, pk: str, low: str = " ", high: str = LAST) -> list[Item]:
+        return query_items(self._client, self._table, pk, low, high)
 
     def _bases(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:
         """What the stored items of ``keys`` were made of, where there are any."""

@@ -3,7 +3,8 @@
 Every session, event and roll-up belongs to a generation. A generation is written by consumers of its own, from a
 point of the stream on; nothing of it is seen until the pointer names it. The items of two generations differ in the
 prefix of their keys alone, so that the same events give the same bytes. What is of the stream or of the deployment
-rather than of figures is of no generation: the quarantine, read keys, and the list of generations itself.
+rather than of figures is of no generation: the quarantine, read keys, who was erased, and the list of generations
+itself.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 from botocore.exceptions import BotoCoreError, ClientError
 
-from stream_consumer.items import Item
+from stream_consumer.items import ERASURES, Item
 from stream_consumer.table import TableNames, Unavailable
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ FIRST = "g1"
 GENERATIONS = "generations"
 POINTER = "serving"
 #: Partition keys of the roll-up table that belong to no generation ("keys" are the query API's read keys).
-UNSCOPED = frozenset({GENERATIONS, "keys"})
+UNSCOPED = frozenset({GENERATIONS, ERASURES, "keys"})
 
 _NAME = re.compile(r"g[1-9][0-9]{0,8}")
 #: The attributes that hold keys of a generation's items.

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from stream_consumer.durations import bucket_of
+from stream_consumer.footprint import ErasedUser, Footprint
 from stream_consumer.kinesis_batch import Poison
 from stream_consumer.merged import Labels, Totals
 from stream_consumer.progress import ShardProgress
@@ -36,6 +37,8 @@ MAX_STORED_PAYLOAD = 256 * 1024
 #: Partitions of the roll-up table that list the sites, and how far behind each shard's consumer is.
 SITES = "sites"
 SHARDS = "shards"
+#: Partition of the roll-up table that lists the users who were erased, by a hash of site and user.
+ERASURES = "erasures"
 
 _packer = msgspec.msgpack.Encoder(order="deterministic")
 _session = msgspec.msgpack.Decoder(Session)
@@ -43,6 +46,8 @@ _rollup = msgspec.msgpack.Decoder(RollUp)
 _totals = msgspec.msgpack.Decoder(Totals)
 _labels = msgspec.msgpack.Decoder(Labels)
 _chunk = msgspec.msgpack.Decoder(list[tuple[str, bytes]])
+_footprint = msgspec.msgpack.Decoder(Footprint)
+_erased_user = msgspec.msgpack.Decoder(ErasedUser)
 
 Positions = dict[str, str]
 
@@ -81,6 +86,13 @@ class StoredRollUp(Struct, frozen=True):
         return _rollup.decode(zlib.decompress(self.body))
 
 
+class StoredErasedUser(Struct, frozen=True):
+    """What is known of a user's erasure, and the version that its next write compares."""
+
+    version: str
+    erased: ErasedUser
+
+
 def session_key(site_id: str, session_id: str) -> str:
     """The partition key of a session and of its events; unambiguous, as no site id has a '#'."""
     return f"{site_id}#{session_id}"
@@ -100,6 +112,8 @@ def session_item(session: Session, positions: Positions) -> Item:
         item["counted"] = {"S": " ".join(map(str, stands.amounts))}
     if session.user_id:
         item["user_key"] = {"S": session_key(session.site_id, session.user_id)}
+    if session.erased:
+        return item
     # Only what is recent at its arrival can be active: an imported log costs no index writes. Whole
     # minutes, so that a heartbeat within the minute costs none either.
     if session.received - session.end < SESSION_TIMEOUT_MS:
@@ -188,6 +202,42 @@ def read_totals(item: Mapping[str, Any]) -> Totals:
 def read_labels(item: Mapping[str, Any]) -> Labels:
     """A counter of a merged day or hour."""
     return _labels.decode(zlib.decompress(item["body"]["B"]))
+
+
+def footprint_key(site_id: str, session_id: str) -> tuple[str, str]:
+    """(pk, sk) of the footprint of an erased session."""
+    return f"{site_id}#erased", session_id
+
+
+def footprint_item(site_id: str, session_id: str, footprint: Footprint) -> Item:
+    """Says where an erased session had been: its visitor is still in the roll-ups of those quarters.
+
+    It is put before the session's tombstone, so it is there whoever finds that; and only where there is none, as an
+    attempt that began before that tombstone may find events deleted that came to it.
+    """
+    pk, sk = footprint_key(site_id, session_id)
+    return {"pk": {"S": pk}, "sk": {"S": sk}, "body": {"B": _packer.encode(footprint)}}
+
+
+def read_footprint(item: Mapping[str, Any]) -> Footprint:
+    """The inverse of :func:`footprint_item`."""
+    return _footprint.decode(item["body"]["B"])
+
+
+def erased_user_key(key: str) -> Item:
+    """The key of what is known of a user's erasure; ``key`` is a hash of site and user."""
+    return {"pk": {"S": ERASURES}, "sk": {"S": key}}
+
+
+def erased_user_item(key: str, version: str, erased: ErasedUser) -> Item:
+    """The item of a user's erasure; ``version`` is another at each write."""
+    body = zlib.compress(_packer.encode(erased), 6)
+    return erased_user_key(key) | {"pos": {"S": version}, "body": {"B": body}}
+
+
+def read_erased_user(item: Mapping[str, Any]) -> StoredErasedUser:
+    """The inverse of :func:`erased_user_item`."""
+    return StoredErasedUser(item["pos"]["S"], _erased_user.decode(zlib.decompress(item["body"]["B"])))
 
 
 def marks_key(site_id: str) -> str:

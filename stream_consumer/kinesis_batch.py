@@ -1,4 +1,4 @@
-"""A Lambda event of Kinesis records -> positioned events, in order, and what is no event.
+"""A Lambda event of Kinesis records -> positioned events and erasures, in order, and what is neither.
 
 A **position** names one event of the stream for ever: its shard, its record's sequence number and
 its index inside the aggregate. Within a shard, positions compare as strings as the stream orders
@@ -13,6 +13,8 @@ from typing import Any
 
 from msgspec import Struct
 
+from producer import erasure
+from producer.erasure import Erasure
 from producer.event import Event, Rejected, decode
 from producer.kpl import Aggregate, Malformed, Plain, decode_record
 
@@ -25,8 +27,16 @@ class Arrived(Struct, frozen=True):
     event: Event
 
 
+class ErasureArrived(Struct, frozen=True):
+    """One session's erasure where the stream holds it."""
+
+    position: str
+    sequence_number: str
+    erasure: Erasure
+
+
 class Poison(Struct, frozen=True):
-    """One payload that is no event: why, when it came into the stream (s), and the payload itself, as it came."""
+    """One payload that is neither: why, when it came into the stream (s), and the payload itself, as it came."""
 
     position: str
     sequence_number: str
@@ -45,7 +55,7 @@ class Batch(Struct, frozen=True):
     shard_id: str
     first_sequence_number: str
     records: int
-    entries: list[Arrived | Poison]
+    entries: list[Arrived | ErasureArrived | Poison]
     last_sequence_number: str = ""
     last_arrived: int = 0
 
@@ -53,6 +63,14 @@ class Batch(Struct, frozen=True):
 def position(sequence_number: str, index: int) -> str:
     """The position of the ``index``-th event of a record, as a string that sorts as the shard does."""
     return f"{len(sequence_number):03d}{sequence_number}.{index:06d}"
+
+
+def corrected(at: str) -> str:
+    """The position of an item that is folded up to ``at`` and was then corrected: after ``at`` (which may be a
+    corrected one), and before all that comes later in the stream.
+    """
+    folded, _, times = at.partition("~")
+    return f"{folded}~{int(times or 0) + 1}"
 
 
 def read(lambda_event: Mapping[str, Any]) -> Batch:
@@ -65,7 +83,7 @@ def read(lambda_event: Mapping[str, Any]) -> Batch:
     if not records:
         raise ValueError("the event has no Records: is this function mapped to a Kinesis stream?")
     shard_id = _shard_of(records[0])
-    entries: list[Arrived | Poison] = []
+    entries: list[Arrived | ErasureArrived | Poison] = []
     for record in records:
         if _shard_of(record) != shard_id:
             raise ValueError(f"one batch holds records of {shard_id} and of {_shard_of(record)}")
@@ -76,6 +94,8 @@ def read(lambda_event: Mapping[str, Any]) -> Batch:
             where = position(sequence_number, index)
             if isinstance(found, Event):
                 entries.append(Arrived(where, sequence_number, found))
+            elif isinstance(found, Erasure):
+                entries.append(ErasureArrived(where, sequence_number, found))
             else:
                 entries.append(Poison(where, sequence_number, int(arrived), *found))
     first = str(records[0]["kinesis"]["sequenceNumber"])
@@ -87,8 +107,8 @@ def _shard_of(record: Mapping[str, Any]) -> str:
     return shard_id
 
 
-def _read_record(data: str | bytes) -> Iterator[Event | tuple[str, str, bytes]]:
-    """The events of one record, in order, and (reason, detail, payload) where there is none."""
+def _read_record(data: str | bytes) -> Iterator[Event | Erasure | tuple[str, str, bytes]]:
+    """The events and erasures of one record, in order, and (reason, detail, payload) where there is neither."""
     try:
         raw = binascii.a2b_base64(data, strict_mode=True)
     except (binascii.Error, ValueError) as error:
@@ -97,13 +117,15 @@ def _read_record(data: str | bytes) -> Iterator[Event | tuple[str, str, bytes]]:
     match decode_record(raw):
         case Aggregate(records):
             for sub_record in records:
-                yield _read_event(sub_record.data)
+                yield _read_payload(sub_record.data)
         case Plain(payload):
-            yield _read_event(payload)
+            yield _read_payload(payload)
         case Malformed(reason, detail):
             yield reason, detail, raw
 
 
-def _read_event(payload: bytes) -> Event | tuple[str, str, bytes]:
+def _read_payload(payload: bytes) -> Event | Erasure | tuple[str, str, bytes]:
     event = decode(payload)
-    return (event.reason, event.detail, payload) if isinstance(event, Rejected) else event
+    if not isinstance(event, Rejected):
+        return event
+    return erasure.decode(payload) or (event.reason, event.detail, payload)

@@ -93,6 +93,7 @@ def _report(batch: Batch, outcome: Outcome, elapsed_ms: float, generation: str) 
         "applied": outcome.applied,
         "duplicate": outcome.duplicate,
         "late": outcome.late,
+        "erased": outcome.erased,
         "quarantined": dict(outcome.quarantined),
         "sessions": outcome.sessions,
         "rollups": outcome.rollups,

@@ -17,10 +17,11 @@ class Metric(Enum):
     """(name in CloudWatch, unit). One value for each batch."""
 
     BATCH_SIZE = ("BatchSize", MetricUnit.Count)  # records of the batch
-    EVENTS_RECEIVED = ("EventsReceived", MetricUnit.Count)  # = processed + duplicate + late + quarantined
+    EVENTS_RECEIVED = ("EventsReceived", MetricUnit.Count)  # = processed + duplicate + late + erased + quarantined
     EVENTS_PROCESSED = ("EventsProcessed", MetricUnit.Count)  # applied to a session, each for the first time
     EVENTS_DUPLICATE = ("EventsDuplicate", MetricUnit.Count)  # known to be in their session already
     EVENTS_LATE = ("EventsLate", MetricUnit.Count)  # beyond what the session's memory can judge
+    EVENTS_ERASED = ("EventsErased", MetricUnit.Count)  # erasures, and what came to a session after its erasure
     EVENTS_QUARANTINED = ("EventsQuarantined", MetricUnit.Count)  # put aside, with their reason
     SESSIONS_UPSERTED = ("SessionsUpserted", MetricUnit.Count)
     ROLLUPS_UPSERTED = ("RollUpsUpserted", MetricUnit.Count)
@@ -53,6 +54,7 @@ def emit(outcome: Outcome, records: int, elapsed_ms: float, now_ms: int, generat
         Metric.EVENTS_PROCESSED: outcome.applied,
         Metric.EVENTS_DUPLICATE: outcome.duplicate,
         Metric.EVENTS_LATE: outcome.late,
+        Metric.EVENTS_ERASED: outcome.erased,
         Metric.EVENTS_QUARANTINED: outcome.quarantined.total(),
         Metric.SESSIONS_UPSERTED: outcome.sessions,
         Metric.ROLLUPS_UPSERTED: outcome.rollups,

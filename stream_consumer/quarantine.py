@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from producer import erasure
 from producer.batching import hash_key_of, lane_of, partition_key_of
 from producer.event import Event, Rejected, decode, encode
 from stream_consumer.items import Item
@@ -151,7 +152,9 @@ class Quarantine:
         if repaired is None and not one.whole:
             raise Unredrivable(f"only {len(one.payload)} of {one.size} bytes are kept; read it from the stream")
         event = decode(payload)
-        if isinstance(event, Rejected):
+        if repaired is None and (found := erasure.decode(payload)):  # put aside by a consumer that knew no erasures
+            lane = lane_of(found.session_id, lanes)
+        elif isinstance(event, Rejected):
             if repaired is not None or not as_it_was:
                 raise Unredrivable(
                     f"still no event: {event.reason}: {event.detail}. Repair it, or put it back as it was (--as-it-was)"

@@ -190,21 +190,15 @@ class Folding:
 
     def count_event(self, event: Event, visitor: str) -> None:
         """Count one applied event of this roll-up's quarter."""
-        rollup = self._rollup
-        minute = rollup.minutes[event.timestamp % QUARTER_MS // MINUTE_MS]
-        minute[0] += 1
-        self._count(rollup, "event_type", event.event_type, (1,))
-        if event.event_type == PAGE_VIEW:
-            minute[1] += 1
-            self._count(rollup, "page", page_of(event.page_url), (1,))
-        elif event.event_type == CONVERSION:
-            minute[2] += 1
-            amounts = (1, round(event.conversion_value * MICROS))
-            self._count(
-                rollup, "conversion", conversion_label(event.conversion_currency, event.conversion_type), amounts
-            )
+        self._add_event(event, 1)
         self._visitors.add(visitor)
-        rollup.received = max(rollup.received, event.received_at)
+        self._rollup.received = max(self._rollup.received, event.received_at)
+
+    def take_back_event(self, event: Event) -> None:
+        """Undo :meth:`count_event` for an event of this quarter that was counted here or by another shard: what adds
+        up over shards is then as if it had never come. Its visitor stays, whom other events may have brought too.
+        """
+        self._add_event(event, -1)
 
     def move_session(self, before: Standing | None, after: Standing | None) -> None:
         """Take a session's share from what it was to what it is, as far as this roll-up has part in it."""
@@ -257,6 +251,21 @@ class Folding:
         rollup.visitors = self._visitors.to_bytes()
         rollup.counters = {name: counter for name, counter in rollup.counters.items() if counter.rows or counter.other}
         return rollup
+
+    def _add_event(self, event: Event, times: int) -> None:
+        rollup = self._rollup
+        minute = rollup.minutes[event.timestamp % QUARTER_MS // MINUTE_MS]
+        minute[0] += times
+        self._count(rollup, "event_type", event.event_type, (times,))
+        if event.event_type == PAGE_VIEW:
+            minute[1] += times
+            self._count(rollup, "page", page_of(event.page_url), (times,))
+        elif event.event_type == CONVERSION:
+            minute[2] += times
+            amounts = (times, times * round(event.conversion_value * MICROS))
+            self._count(
+                rollup, "conversion", conversion_label(event.conversion_currency, event.conversion_type), amounts
+            )
 
     @staticmethod
     def _count(rollup: RollUp, dimension: str, label: str, amounts: tuple[int, ...]) -> None:

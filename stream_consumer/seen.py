@@ -31,6 +31,7 @@ class Verdict(Enum):
     APPLIED = "applied"
     DUPLICATE = "duplicate"
     LATE = "late"
+    ERASED = "erased"  # its session is erased, and takes nothing any more; or it is the erasure itself
 
 
 class Seen(Struct, array_like=True):

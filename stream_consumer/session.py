@@ -57,7 +57,11 @@ class User(Struct, frozen=True, array_like=True):
 
 
 class Session(Struct, array_like=True):
-    """One visit of one visitor to one site. Times in ms since 1970 UTC; counts of applied events only."""
+    """One visit of one visitor to one site. Times in ms since 1970 UTC; counts of applied events only.
+
+    With ``erased`` (when that was asked for) it is a tombstone: nothing is left of the visit but its id, and nothing
+    comes to it any more.
+    """
 
     site_id: str
     session_id: str
@@ -74,6 +78,7 @@ class Session(Struct, array_like=True):
     exit: Exit = Exit()
     user: User | None = None
     seen: Seen = field(default_factory=Seen)
+    erased: int = 0
 
     @property
     def duration(self) -> int:
@@ -102,10 +107,16 @@ class Session(Struct, array_like=True):
 
     def apply(self, event: Event) -> Verdict:
         """Merge one event of this session; anything but APPLIED changes no figure."""
+        if self.erased:
+            return Verdict.ERASED
         verdict = self.seen.admit(event)
         if verdict is Verdict.APPLIED:
             self._merge(event)
         return verdict
+
+    def tombstone(self, erased_at: int) -> Session:
+        """What is left of this session once it is erased. It is as old as its erasure: it expires so long after it."""
+        return Session(self.site_id, self.session_id, received=erased_at, erased=erased_at)
 
     def _merge(self, event: Event) -> None:
         kind = event.event_type

@@ -17,11 +17,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from stream_consumer.footprint import Footprint
 from stream_consumer.items import (
     Item,
+    StoredErasedUser,
     StoredRollUp,
     StoredSession,
+    erased_user_key,
+    footprint_key,
     join_positions,
+    read_chunk,
+    read_erased_user,
+    read_footprint,
     read_rollup,
     read_session,
     rollup_key,
@@ -35,6 +42,8 @@ if TYPE_CHECKING:
 _KEYS_PER_GET = 100
 _ITEMS_PER_WRITE = 25
 _UNPROCESSED_TRIES = 8
+#: Above all that a sort key, or the id of a shard in one, begins with.
+LAST = "\uffff"
 
 SessionName = tuple[str, str]
 RollUpName = tuple[str, int, str]
@@ -106,6 +115,52 @@ class Tables:
         found = get_items(self._client, self._names.rollups, [{"pk": {"S": pk}, "sk": {"S": sk}} for pk, sk in by_key])
         return {by_key[item["pk"]["S"], item["sk"]["S"]]: read_rollup(item) for item in found}
 
+    def rollups_of(self, site_id: str, quarter: int) -> list[StoredRollUp]:
+        """The roll-ups of a site and quarter of all shards, read consistently."""
+        pk, low = rollup_key(site_id, quarter, "")
+        _, high = rollup_key(site_id, quarter, LAST)
+        return [read_rollup(item) for item in query_items(self._client, self._names.rollups, pk, low, high)]
+
+    def user_sessions(self, site_id: str, user_id: str) -> list[str]:
+        """The ids of a user's sessions, as the index has them: what was written last may not be there yet."""
+        query = {
+            "TableName": self._names.sessions,
+            "IndexName": "user",
+            "KeyConditionExpression": "user_key = :user",
+            "ExpressionAttributeValues": {":user": {"S": session_key(site_id, user_id)}},
+        }
+        return [item["pk"]["S"].partition("#")[2] for item in _all_pages(self._client, query)]
+
+    def load_footprints(self, names: Sequence[SessionName]) -> dict[SessionName, Footprint]:
+        """The footprints of erased sessions ``(site id, session id)`` that there are, read consistently."""
+        by_key = {footprint_key(*name): name for name in names}
+        found = get_items(self._client, self._names.rollups, [{"pk": {"S": pk}, "sk": {"S": sk}} for pk, sk in by_key])
+        return {by_key[item["pk"]["S"], item["sk"]["S"]]: read_footprint(item) for item in found}
+
+    def delete_footprints(self, names: Iterable[SessionName]) -> None:
+        """Delete footprints."""
+        keys = [{"pk": {"S": pk}, "sk": {"S": sk}} for pk, sk in (footprint_key(*name) for name in names)]
+        delete_items(self._client, self._names.rollups, keys)
+
+    def load_erased_user(self, key: str) -> StoredErasedUser | None:
+        """What is known of a user's erasure, read consistently."""
+        found = get_items(self._client, self._names.rollups, [erased_user_key(key)])
+        return next(map(read_erased_user, found), None)
+
+    def save_erased_user(self, item: Item, base: str | None) -> None:
+        """Put what is known of a user's erasure, if the table's is still at ``base`` (None: there is none)."""
+        self._save(self._names.rollups, item, base)
+
+    def load_events(self, names: Sequence[SessionName]) -> dict[SessionName, dict[str, bytes]]:
+        """The stored events of sessions ``(site id, session id)``, by ``shard=position``, read consistently."""
+        found: dict[SessionName, dict[str, bytes]] = {}
+
+        def load(name: SessionName) -> None:
+            found[name] = dict(pair for item in self._chunks_of(name) for pair in read_chunk(item))
+
+        _raise_first(self.each(load, names))
+        return found
+
     def save_rollup(self, item: Item, base: str | None) -> None:
         """Put a roll-up if the table's is still at ``base`` (None: there is none)."""
         self._save(self._names.rollups, item, base)
@@ -118,16 +173,18 @@ class Tables:
         """Put chunks of sessions' events, and the marks of the hours that changed."""
         put_items(self._client, [*_of(self._names.session_events, items), *_of(self._names.rollups, marks)])
 
+    def delete_events(self, name: SessionName) -> None:
+        """Delete all stored events of one session."""
+        table = self._names.session_events
+        delete_items(self._client, table, [{"pk": item["pk"], "sk": item["sk"]} for item in self._chunks_of(name)])
+
+    def put_footprints(self, items: Sequence[Item]) -> None:
+        """Put the footprints of erased sessions; one that is there already stays as it is."""
+        self._add(self._names.rollups, items)
+
     def put_quarantine(self, items: Sequence[Item]) -> None:
         """Put rejected payloads; one that is there already (and may be marked as redriven) stays as it is."""
-
-        def put(item: Item) -> None:
-            with suppress(Conflict):
-                self._save(self._names.quarantine, item, None)
-
-        for failure in self.each(put, items):
-            if failure:
-                raise failure
+        self._add(self._names.quarantine, items)
 
     def put_sites(self, items: Sequence[Item]) -> None:
         """Put entries of the list of sites."""
@@ -148,6 +205,18 @@ class Tables:
             return None
 
         return list(self._pool.map(attempt, values) if self._pool else map(attempt, values))
+
+    def _chunks_of(self, name: SessionName) -> list[Item]:
+        return query_items(self._client, self._names.session_events, session_key(*name))
+
+    def _add(self, table: str, items: Sequence[Item]) -> None:
+        """Put those of the items that are not there."""
+
+        def add(item: Item) -> None:
+            with suppress(Conflict):
+                self._save(table, item, None)
+
+        _raise_first(self.each(add, items))
 
     def _save(self, table: str, item: Item, base: str | None) -> None:
         condition: dict[str, Any] = (
@@ -188,6 +257,32 @@ def get_items(client: DynamoDBClient, table: str, keys: Sequence[Item]) -> Itera
             raise Unavailable(f"BatchGetItem on {table} left keys unprocessed {_UNPROCESSED_TRIES} times")
 
 
+def query_items(client: DynamoDBClient, table: str, pk: str, low: str = " ", high: str = LAST) -> list[Item]:
+    """The items of a partition with sort keys from ``low`` to ``high``, read consistently, in order. Raises
+    :class:`Unavailable`.
+    """
+    query: dict[str, Any] = {
+        "TableName": table,
+        "KeyConditionExpression": "pk = :pk AND sk BETWEEN :low AND :high",
+        "ExpressionAttributeValues": {":pk": {"S": pk}, ":low": {"S": low}, ":high": {"S": high}},
+        "ConsistentRead": True,
+    }
+    return _all_pages(client, query)
+
+
+def _all_pages(client: DynamoDBClient, query: dict[str, Any]) -> list[Item]:
+    found: list[Item] = []
+    while True:
+        try:
+            answer = client.query(**query)
+        except (ClientError, BotoCoreError) as error:
+            raise Unavailable(f"Query on {query['TableName']}: {error}") from error
+        found += answer["Items"]
+        if not (after := answer.get("LastEvaluatedKey")):
+            return found
+        query["ExclusiveStartKey"] = after
+
+
 def put_items(client: DynamoDBClient, items: Iterable[tuple[str, Item]]) -> None:
     """Put items, each into its table, whatever is there. Raises :class:`Unavailable`."""
     _write(client, ((table, {"PutRequest": {"Item": item}}) for table, item in items))
@@ -215,6 +310,12 @@ def _write(client: DynamoDBClient, requests: Iterable[tuple[str, Item]]) -> None
             _back_off(tries)
         else:
             raise Unavailable(f"BatchWriteItem on {tables} left items unprocessed {_UNPROCESSED_TRIES} times")
+
+
+def _raise_first(failures: Iterable[Exception | None]) -> None:
+    for failure in failures:
+        if failure:
+            raise failure
 
 
 def _of(table: str, items: Iterable[Item]) -> list[tuple[str, Item]]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -35,6 +36,14 @@ class Visitors:
     def add(self, visitor: str) -> None:
         """Count a visitor; a visitor counted before changes nothing."""
         self._add(_hash(visitor))
+
+    def forget(self, visitors: Iterable[str]) -> bool:
+        """Uncount those of ``visitors`` that are counted exactly; whether there were any. A sketch cannot forget: it
+        holds no visitor, only how rare the rarest hashes were.
+        """
+        known = self._hashes.intersection(map(_hash, visitors))
+        self._hashes -= known
+        return bool(known)
 
     def merge(self, other: Visitors) -> None:
         """Count all of another's visitors."""

@@ -9,9 +9,10 @@ from typing import Any
 
 from msgspec import Raw
 
+from producer.erasure import Erasure
 from producer.event import Event, encode
 from producer.kpl import encode_aggregate
-from stream_consumer.kinesis_batch import Arrived, Batch, Poison, position
+from stream_consumer.kinesis_batch import Arrived, Batch, ErasureArrived, Poison, position
 
 NOON = 1_700_000_100_000 - 1_700_000_100_000 % 900_000  # the start of a quarter of an hour
 
@@ -33,12 +34,24 @@ def an_event(number: int = 1, **fields: Any) -> Event:
     return Event(**values | fields)
 
 
-def a_batch(events: Sequence[Event | Poison], first: int = 1, shard_id: str = "shardId-000000000000") -> Batch:
-    """Events as records of their own with sequence numbers ``first``, ``first + 1``, ..."""
-    entries = [
-        event if isinstance(event, Poison) else Arrived(position(str(at), 0), str(at), event)
-        for at, event in enumerate(events, first)
-    ]
+def an_erasure(session_id: str = "s1", **fields: Any) -> Erasure:
+    """The erasure of a session, an hour after NOON."""
+    return Erasure(**{"site_id": "blog", "session_id": session_id, "erased_at": NOON + 3_600_000} | fields)
+
+
+def an_entry(number: int, one: Event | Erasure | Poison) -> Arrived | ErasureArrived | Poison:
+    """What a batch has of a record of its own with sequence number ``number``."""
+    if isinstance(one, Poison):
+        return one
+    kind: Any = Arrived if isinstance(one, Event) else ErasureArrived
+    return kind(position(str(number), 0), str(number), one)
+
+
+def a_batch(
+    events: Sequence[Event | Erasure | Poison], first: int = 1, shard_id: str = "shardId-000000000000"
+) -> Batch:
+    """Events and erasures as records of their own with sequence numbers ``first``, ``first + 1``, ..."""
+    entries = [an_entry(at, event) for at, event in enumerate(events, first)]
     return Batch(shard_id, str(first), len(entries), entries)
 
 

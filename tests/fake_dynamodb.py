@@ -84,14 +84,22 @@ class FakeDynamo:
         return {"Responses": {table: [rows[key] for key in keys if key in rows]}}
 
     def query(self, **query: Any) -> dict[str, Any]:
-        values = {":low": {"S": ""}, ":high": {"S": "\uffff"}, **query["ExpressionAttributeValues"]}
-        assert query["KeyConditionExpression"] in ("pk = :pk", "pk = :pk AND sk BETWEEN :low AND :high")
+        values = {name: value["S"] for name, value in query["ExpressionAttributeValues"].items()}
         if self.read() == "refused":
             self.faults["read refused"] += 1
             raise ClientError({"Error": {"Code": "InternalServerError"}}, "Query")
-        pk, low, high = (values[name]["S"] for name in (":pk", ":low", ":high"))
         rows = sorted(self.tables[query["TableName"]].items())
-        found = [item for key, item in rows if key[0] == pk and low <= key[1] <= high]
+        match query["KeyConditionExpression"]:
+            case "pk = :pk AND sk BETWEEN :low AND :high":
+                low, high = values[":low"], values[":high"]
+                found = [item for key, item in rows if key[0] == values[":pk"] and low <= key[1] <= high]
+            case "pk = :pk":
+                found = [item for key, item in rows if key[0] == values[":pk"]]
+            case "user_key = :user":  # an index of keys only
+                whose = [item for _, item in rows if item.get("user_key") == {"S": values[":user"]}]
+                found = [{name: item[name] for name in ("pk", "user_key", "started_at")} for item in whose]
+            case unknown:
+                raise AssertionError(unknown)
         self.queried += len(found)
         return {"Items": found}
 
@@ -219,6 +227,11 @@ class MemoryTables(Tables):
     @property
     def events(self) -> dict[tuple[str, str], Item]:
         return self.dynamo.tables[NAMES.session_events]
+
+    @property
+    def footprints(self) -> dict[tuple[str, str], Item]:
+        rows = self.dynamo.tables[NAMES.rollups].items()
+        return {key: item for key, item in rows if key[0].endswith("#erased")}
 
     @property
     def quarantine(self) -> dict[tuple[str, str], Item]:

@@ -23,7 +23,6 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from botocore.exceptions import BotoCoreError, ClientError
 
 from producer.event import Event, decode
 from stream_consumer.compaction import start_of
@@ -34,6 +33,7 @@ from stream_consumer.items import (
     Item,
     Positions,
     day_mark,
+    footprint_key,
     marks_key,
     read_chunk,
     read_session,
@@ -43,7 +43,7 @@ from stream_consumer.merged import DAY_MS, HOUR_MS
 from stream_consumer.replay.scanning import Places, scan, size
 from stream_consumer.rollup import QUARTER_MS
 from stream_consumer.session import Session
-from stream_consumer.table import TableNames, Unavailable, put_items
+from stream_consumer.table import TableNames, put_items, query_items
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -138,13 +138,15 @@ class Base:
     def _session_before(self, item: Item) -> Item | None:
         """The session as it was at the cut; None if it was not there yet."""
         session = read_session(item).session
+        if session.erased:
+            return item  # also one that was erased since: it shall not be there again for a moment
         if session.received < self._start:
             if session.end >= self._start:
                 self._note_inexact(item)
             return item
         if session.start >= self._start:
             return None
-        stored = _by_shard(self._query(self._from, self._names.session_events, item["pk"]["S"]))
+        stored = _by_shard(query_items(self._from, self._names.session_events, item["pk"]["S"]))
         before = {shard: _received_before(events, self._start) for shard, events in stored.items()}
         complete = sum(map(len, stored.values())) >= session.events
         if not complete and (not stored or before[max(stored)] == stored[max(stored)]):
@@ -164,24 +166,6 @@ class Base:
             self._counts["inexact"] += 1
             if len(self._inexact) < MAX_NAMED:
                 self._inexact.append(item["pk"]["S"])
-
-    def _query(self, client: DynamoDBClient, table: str, pk: str) -> list[Item]:
-        query: dict[str, Any] = {
-            "TableName": table,
-            "KeyConditionExpression": "pk = :pk AND sk BETWEEN :low AND :high",
-            "ExpressionAttributeValues": {":pk": {"S": pk}, ":low": {"S": " "}, ":high": {"S": "\uffff"}},
-            "ConsistentRead": True,
-        }
-        found: list[Item] = []
-        while True:
-            try:
-                answer = client.query(**query)
-            except (ClientError, BotoCoreError) as error:
-                raise Unavailable(f"Query on {table}: {error}") from error
-            found += answer["Items"]
-            if not (after := answer.get("LastEvaluatedKey")):
-                return found
-            query["ExclusiveStartKey"] = after
 
     def _copy_events(self, items: list[Item]) -> None:
         """Chunks with an event of before the cut, whole: what else they hold comes again, and readers drop repeats."""
@@ -203,15 +187,17 @@ class Base:
         if day := _ROLLUP.fullmatch(pk):
             hours, minutes = sk.partition("#")[0].split(":")
             return int(day[1]) * DAY_MS + int(hours) * HOUR_MS + int(minutes) * 60_000 <= self._start - QUARTER_MS
-        if pk == marks_key(pk.partition("#")[0]):
+        site_id = pk.partition("#")[0]
+        if pk == marks_key(site_id):
             return start_of(sk.partition("#")[0]) < self._start
-        return False
+        # What an erased visitor's sweep is to know of the copied roll-ups.
+        return bool(pk == footprint_key(site_id, "")[0])
 
     def _mark_the_cut_day(self) -> None:
         """Of the day in which the cut is, hours are copied and the day is not: it is to be merged from hours."""
         day = self._start - self._start % DAY_MS
         if day < self._start:
-            sites = [item["sk"]["S"] for item in self._query(self._to, self._names.rollups, SITES)]
+            sites = [item["sk"]["S"] for item in query_items(self._to, self._names.rollups, SITES)]
             put_items(self._to, [(self._names.rollups, day_mark(site_id, day, "base")) for site_id in sites])
 
     def _copy_merged(self, items: list[Item]) -> None:

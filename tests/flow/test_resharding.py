@@ -136,6 +136,7 @@ class Consumer:
                 applied=outcome.applied,
                 duplicate=outcome.duplicate,
                 late=outcome.late,
+                erased=outcome.erased,
                 quarantined=outcome.quarantined.total(),
                 conflicts=outcome.conflicts,
                 failed=outcome.failed_from is not None,

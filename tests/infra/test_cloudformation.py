@@ -186,6 +186,7 @@ def test_the_role_may_do_only_what_the_consumer_does() -> None:
         "dynamodb:BatchGetItem",
         "dynamodb:BatchWriteItem",
         "dynamodb:PutItem",
+        "dynamodb:Query",
     }
     assert not [action for action in allowed if "*" in action]
     everywhere = [one["Sid"] for one in statements if one["Resource"] == "*"]

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from werkzeug.test import TestResponse, create_environ, run_wsgi_app
 
-from producer import collector
+from producer import collector, erasure
 from producer.client import BufferFull, DeliveryFailed, ProducerClosed
 from producer.collector import MAX_BODY_BYTES, MAX_DROPPED_BYTES, MAX_EVENTS, CollectorSettings, Refusal, create_app
 from producer.event import Reason, encode
@@ -104,6 +104,16 @@ def test_one_event_is_put_on_the_stream_and_answered_with_its_ids():
     assert answer.get_json() == {"message": "Event accepted", "event_id": "e", "session_id": "s"}
     [event] = door.producer.events
     assert (event.page_url, event.timestamp, event.received_at) == ("/a", NOW, NOW)
+
+
+def test_nobody_can_erase_through_the_collector():
+    erase = {"erase": {"site_id": "shop", "session_id": "s", "erased_at": NOW}}
+    door = Door()
+    assert door.post(erase).status_code == 400
+    assert door.post({**erase, **view()}).status_code == 200
+    assert door.post([erase, {**erase, "event_type": "click"}]).get_json()["accepted"] == 1
+    assert [event.event_type for event in door.producer.events] == ["page_view", "click"]
+    assert [erasure.decode(encode(event)) for event in door.producer.events] == [None, None]
 
 
 def test_ids_that_are_missing_are_made_and_returned():

@@ -9,7 +9,7 @@ from stream_consumer.progress import ShardProgress
 from stream_consumer.rollup import MINUTE_MS, QUARTER_MS, RollUp
 from stream_consumer.session import Session
 from stream_consumer.table import TableNames, Unavailable
-from tests.builders import NOON, an_event
+from tests.builders import NOON, an_erasure, an_event
 from tests.query_api.stored import NAMES, Consumer, tables
 
 DAY = 24 * 3600 * 1000
@@ -295,3 +295,14 @@ def test_a_missing_table_is_told_in_a_sentence(client) -> None:
         with pytest.raises(Unavailable, match=r"^a table is not there: .*; try again in some seconds$"):
             read()
     reader.close()
+
+
+def test_an_erased_session_is_none_any_more(client, world) -> None:
+    consumer = Consumer(client)
+    visits = [an_event(n, site_id="gone", session_id=f"s{n}", user_id="mia") for n in range(2)]
+    consumer.consume([*visits, an_erasure("s0", site_id="gone")])
+    assert world.reader.session("gone", "s0") is None
+    assert set(world.reader.sessions("gone", ["s0", "s1"])) == {"s1"}
+    assert [session.session_id for session in world.reader.user_sessions("gone", "mia")] == ["s1"]
+    assert world.reader.active("gone").order == ["s1"]
+    assert world.reader.events("gone", "s0") == []

@@ -15,7 +15,7 @@ from collections import Counter
 
 from tqdm import tqdm
 
-from tests.simulation.exhaustive import check, small_logs
+from tests.simulation.exhaustive import check, erasing_logs, small_logs
 from tests.simulation.planted import PLANTED, simulate
 
 
@@ -34,7 +34,7 @@ def main() -> int:
         print(f"shards and records {shards}\nfaults {dict(world.dynamo.faults)}\n{world.ledger}")
         print("\n".join(wrong) or "the tables equal the fold of the log")
         return bool(wrong)
-    logs = small_logs(1) + small_logs(2) + small_logs(3)
+    logs = [log for size in (1, 2, 3) for log in small_logs(size) + erasing_logs(size)]
     ran, injected, all_wrong = 0, Counter[str](), []
     for log in tqdm(logs, desc="small logs", unit="log", disable=None):
         more, faults, wrong = check([log])

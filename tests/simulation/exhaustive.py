@@ -9,16 +9,19 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from producer import erasure
+from producer.erasure import Erasure
 from producer.event import Event, encode
 from stream_consumer.consume import consume
-from stream_consumer.kinesis_batch import Arrived, Batch, Poison, position
+from stream_consumer.kinesis_batch import Arrived, Batch, ErasureArrived, Poison, position
+from tests.builders import an_entry
 from tests.fake_dynamodb import FAULTS, Crash, FakeDynamo, MemoryTables
 from tests.simulation.fold import Folded
-from tests.simulation.logs import small_events
+from tests.simulation.logs import erasing_events, small_events
 from tests.simulation.world import Shard
 
 SHARD = "shard-0"
-Log = tuple[Event | bytes, ...]
+Log = tuple[Event | Erasure | bytes, ...]
 Plan = tuple[tuple[int, str], ...]
 
 
@@ -54,11 +57,10 @@ class Schedule:
         return store
 
 
-def _entry(number: int, one: Event | bytes) -> Arrived | Poison:
-    at = position(str(number), 0)
+def _entry(number: int, one: Event | Erasure | bytes) -> Arrived | ErasureArrived | Poison:
     if isinstance(one, bytes):
-        return Poison(at, str(number), 0, "not_json", "", one)
-    return Arrived(at, str(number), one)
+        one = Poison(position(str(number), 0), str(number), 0, "not_json", "", one)
+    return an_entry(number, one)
 
 
 def small_logs(size: int) -> list[Log]:
@@ -66,8 +68,20 @@ def small_logs(size: int) -> list[Log]:
     return [log for log in itertools.product(small_events(), repeat=size) if len(set(map(id, log))) > 1 or size == 1]
 
 
+def erasing_logs(size: int) -> list[Log]:
+    """Every log of ``size`` records over the alphabet with an erasure that has one, and not alone."""
+    logs = itertools.product(erasing_events(), repeat=size)
+    return [log for log in logs if any(isinstance(one, Erasure) for one in log) and len(set(map(id, log))) > 1]
+
+
 def expected(log: Log) -> Folded:
-    return Folded([Shard(SHARD, tuple(one if isinstance(one, bytes) else encode(one) for one in log))])
+    return Folded([Shard(SHARD, tuple(map(_bytes, log)))])
+
+
+def _bytes(one: Event | Erasure | bytes) -> bytes:
+    if isinstance(one, bytes):
+        return one
+    return encode(one) if isinstance(one, Event) else erasure.encode(one)
 
 
 def schedules(log: Log, faults_at_once: int = 2) -> Iterator[tuple[Schedule, MemoryTables]]:
@@ -94,6 +108,7 @@ def check(logs: Sequence[Log], faults_at_once: int = 2) -> tuple[int, Counter[st
     ran, injected, wrong = 0, Counter[str](), []
     for log in logs:
         wanted = expected(log)
+        wrong += wanted.not_taken_back()
         for schedule, tables in schedules(log, faults_at_once):
             ran += 1
             injected.update(tables.dynamo.faults)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+from producer import erasure
+from producer.erasure import Erasure
 from producer.event import Event, encode
 from producer.kpl import encode_aggregate
-from tests.builders import NOON, an_event
+from tests.builders import NOON, an_erasure, an_event
 from tests.simulation.world import Shard
 
 #: Eras of a stream: each era's shards, as (name, parents, the quarter of the lanes that are theirs).
@@ -44,12 +46,14 @@ def event_of(number: int, session: int, rng: random.Random, numbered: bool) -> E
 
 
 def random_shards(rng: random.Random, size: int, topology: str, *, straddling: bool = False) -> list[Shard]:
-    """About ``size`` events of up to four sessions over the eras of ``topology``; some twice, some poison.
+    """About ``size`` events of up to four sessions over the eras of ``topology``; some twice, some poison; in some
+    logs, some sessions are erased, and go on all the same.
 
     ``straddling`` plants a fault: an aggregate may hold events of lanes that later go to different shards.
     """
     sent: list[Event] = []
     shards = []
+    erasing = rng.choice((0.0, 0.0, 0.15))
     for era in TOPOLOGIES[topology]:
         records: dict[str, list[bytes]] = {name: [] for name, _, _ in era}
         for _ in range(max(1, size // len(TOPOLOGIES[topology]))):
@@ -68,6 +72,8 @@ def random_shards(rng: random.Random, size: int, topology: str, *, straddling: b
             payloads = [encode(event) for event in aggregate]
             if rng.random() < 0.1:
                 payloads.insert(rng.randint(0, len(payloads)), b"{")
+            if rng.random() < erasing:
+                payloads.insert(rng.randint(0, len(payloads)), erasure.encode(an_erasure(f"s{lane}")))
             plain = len(payloads) == 1 and rng.random() < 0.5
             records[name].append(payloads[0] if plain else encode_aggregate(payloads, f"lane-{lane}", str(lane)))
         # Sequence numbers grow by a digit on the way, and a child's may be smaller than its parent's.
@@ -83,4 +89,14 @@ def small_events() -> Sequence[Event | bytes]:
         an_event(3, session_id="b", timestamp=NOON + 7, seq=1, source="tab"),
         an_event(4, session_id="b", timestamp=NOON + 901_000, event_type="conversion", seq=2, source="tab"),
         b"{",
+    )
+
+
+def erasing_events() -> Sequence[Event | Erasure]:
+    """The alphabet of the exhaustive logs with an erasure: of a session that began earlier than its first event said."""
+    return (
+        an_event(1, session_id="a", timestamp=NOON + 5),
+        an_event(2, session_id="a", timestamp=NOON - 5, event_type="conversion", seq=1, source="tab"),
+        an_event(3, session_id="b", timestamp=NOON + 7),
+        an_erasure("a"),
     )

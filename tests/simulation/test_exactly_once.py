@@ -7,12 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.simulation.exhaustive import check, small_logs
+from tests.simulation.exhaustive import check, erasing_logs, small_logs
 from tests.simulation.planted import PLANTED, simulate
 
 # Every small log is simulated somewhere; these are shared out so that two processes can do them at once.
 EXHAUSTIVE_LOGS = [*small_logs(1), *small_logs(2), *small_logs(3)[::6]]
 PARTS = 8
+#: Fewer with two faults than there are: they take as long as all the others.
+ERASING_LOGS = [*erasing_logs(2), *erasing_logs(3)[::9]]
 
 
 @pytest.mark.parametrize("part", range(PARTS))
@@ -23,6 +25,16 @@ def test_every_schedule_of_small_logs(part: int, record_property) -> None:
     record_property("faults", injected.total())
     record_property("wrong", len(wrong))
     assert not wrong, wrong[:3]
+
+
+@pytest.mark.parametrize("part", range(2))
+def test_every_schedule_of_small_logs_with_an_erasure(part: int, record_property) -> None:
+    ran, injected, wrong = check(ERASING_LOGS[part::2])
+    more, faults, wrong_too = check(erasing_logs(3)[part::2], faults_at_once=1)
+    record_property("schedules", ran + more)
+    record_property("faults", (injected + faults).total())
+    record_property("wrong", len(wrong + wrong_too))
+    assert not wrong + wrong_too, (wrong + wrong_too)[:3]
 
 
 @settings(max_examples=400, deadline=None)

@@ -61,6 +61,7 @@ class Ledger:
     applied: int = 0
     duplicate: int = 0
     late: int = 0
+    erased: int = 0
     quarantined: int = 0
     invocations: int = 0
     failures: int = 0
@@ -74,6 +75,7 @@ class Ledger:
         self.applied += outcome.applied
         self.duplicate += outcome.duplicate
         self.late += outcome.late
+        self.erased += outcome.erased
         self.quarantined += outcome.quarantined.total()
 
 

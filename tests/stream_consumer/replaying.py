@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from producer.event import Event, encode
+from producer.erasure import Erasure
+from producer.event import Event
 from stream_consumer.consume import consume
-from stream_consumer.generations import FIRST, Generation, move, prefix_of, scoped
-from stream_consumer.items import Item, read_chunk, shard_item
-from stream_consumer.kinesis_batch import Arrived, Batch, position
-from stream_consumer.merged import HOUR_MS
+from stream_consumer.generations import FIRST, move, prefix_of, scoped
+from stream_consumer.items import Item, read_chunk, read_rollup, shard_item
+from stream_consumer.kinesis_batch import Arrived, Batch, ErasureArrived, position
+from stream_consumer.merged import COUNTERS, HOUR_MS, hour_totals, labels_of, merge_labels, totals_of
 from stream_consumer.progress import ShardProgress
+from stream_consumer.rollup import RollUp
 from stream_consumer.table import Tables
 from tests.builders import NOON, an_event
 from tests.fake_dynamodb import NAMES, FakeDynamo
 
 #: The cut of the tests' replays: a full hour with traffic before and after it.
 CUT = NOON - NOON % HOUR_MS
-LAST = 23
 
 
 @dataclass(frozen=True)
 class Record:
     sequence_number: int
     arrived: int
-    event: Event
+    event: Event | Erasure
 
 
 @dataclass
@@ -55,10 +56,12 @@ class MemoryStream:
         )
 
 
-def a_stream(rng: random.Random, count: int, sessions: int = 8) -> MemoryStream:
+def a_stream(rng: random.Random, count: int, sessions: int = 8, erasures: int = 0) -> MemoryStream:
     """Two shards and a child that takes over from the second, with events received from two hours before CUT to two
-    hours after, some of them dated hours before that; two users; some events unnumbered, some sent twice.
+    hours after, some of them dated hours before that; two users; some events unnumbered, some sent twice. So many
+    sessions are erased, somewhere on the way.
     """
+    erased = dict(zip(rng.sample(range(1, count + 1), erasures), range(erasures), strict=True))
     records: dict[str, list[Record]] = {f"shard-{n}": [] for n in range(3)}
     sent: list[Event] = []
     numbers = [0] * sessions
@@ -87,6 +90,11 @@ def a_stream(rng: random.Random, count: int, sessions: int = 8) -> MemoryStream:
         log = records[shard]
         arrived = max([received + rng.randint(0, 2000), *(record.arrived for record in log[-1:])])
         log.append(Record(len(log) + 1, arrived, event))
+        if number in erased:
+            session = erased[number]
+            log = records["shard-0" if session % 2 == 0 else "shard-2" if records["shard-2"] else "shard-1"]
+            at = max([arrived, *(record.arrived for record in log[-1:])])
+            log.append(Record(len(log) + 1, at, Erasure("blog", f"s{session}", at)))
     return MemoryStream(records)
 
 
@@ -121,7 +129,7 @@ class Consumer:
         some = self.left(shard)[: rng.randint(1, most)]
         if before is not None:
             some = [one for one in some if one.arrived < before]
-        entries = [Arrived(position(str(one.sequence_number), 0), str(one.sequence_number), one.event) for one in some]
+        entries = [_entry(one) for one in some]
         outcome = consume(Batch(shard, str(some[0].sequence_number), len(some), entries), self.tables)
         assert outcome.failed_from is None, outcome.failure
         self.done[shard] = some[-1].sequence_number
@@ -135,8 +143,9 @@ class Consumer:
             pass
 
 
-def generation(name: str, start: int = CUT, **fields: object) -> Generation:
-    return Generation(name, base="g1", start=start, read_from=max(0, start - 300_000), **fields)  # type: ignore[arg-type]
+def _entry(record: Record) -> Arrived | ErasureArrived:
+    at = position(str(record.sequence_number), 0), str(record.sequence_number)
+    return ErasureArrived(*at, record.event) if isinstance(record.event, Erasure) else Arrived(*at, record.event)
 
 
 def items_of(dynamo: FakeDynamo, generation: str, table: str) -> dict[tuple[str, str], Item]:
@@ -165,10 +174,27 @@ def events_of(dynamo: FakeDynamo, generation: str) -> dict[str, bytes]:
     )
 
 
-def all_events(stream: MemoryStream) -> Iterator[Event]:
-    for log in stream.records.values():
-        yield from (record.event for record in log)
-
-
-def payloads(records: Sequence[Record]) -> list[bytes]:
-    return [encode(record.event) for record in records]
+def sums(dynamo: FakeDynamo, generation: str) -> dict[int, tuple[Any, ...]]:
+    """What a generation's roll-ups come to, by hour, without sums that came to nothing: one shard adds what another
+    one takes back.
+    """
+    by_hour: dict[int, list[RollUp]] = {}
+    for key, item in figures(dynamo, generation).items():
+        if key[1]:
+            rollup = read_rollup(item).rollup
+            by_hour.setdefault(rollup.quarter - rollup.quarter % HOUR_MS, []).append(rollup)
+    found = {}
+    for hour, rollups in by_hour.items():
+        totals = hour_totals(hour, map(totals_of, rollups))
+        quarters = [{key: amount for key, amount in row.items() if amount} for row in totals.durations + totals.values]
+        labels = {
+            name: {
+                label: row
+                for label, row in merge_labels(hour, [labels_of(one, name) for one in rollups]).counter.rows.items()
+                if any(row)
+            }
+            for name in COUNTERS
+        }
+        if any(map(any, totals.happened)) or any(map(any, totals.began)):
+            found[hour] = totals.happened, totals.began, quarters, labels
+    return found

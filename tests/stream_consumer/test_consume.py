@@ -7,12 +7,23 @@ import pytest
 
 from producer.event import decode
 from stream_consumer.consume import MAX_ATTEMPTS, consume
-from stream_consumer.items import read_chunk, read_rollup, read_session, session_key
+from stream_consumer.footprint import Footprint
+from stream_consumer.items import (
+    MAX_STORED_EVENTS,
+    SESSION_LIFETIME_S,
+    read_chunk,
+    read_footprint,
+    read_rollup,
+    read_session,
+    session_key,
+)
 from stream_consumer.kinesis_batch import Poison, position
+from stream_consumer.merged import HOUR_MS
 from stream_consumer.rollup import QUARTER_MS
 from stream_consumer.visitors import Visitors
-from tests.builders import NOON, a_batch, an_event
+from tests.builders import NOON, a_batch, an_erasure, an_event
 from tests.fake_dynamodb import MemoryTables
+from tests.simulation.fold import sums
 
 SHARD = "shardId-000000000000"
 
@@ -179,3 +190,124 @@ def test_stored_events_come_back_as_they_were() -> None:
     events = [an_event(number, properties={"n": number}) for number in range(4)]
     stored = [decode(body) for body in events_of(settled(events)).values()]
     assert stored == events
+
+
+def test_an_erased_session_is_a_tombstone_and_the_sums_are_as_if_it_had_never_been() -> None:
+    others = [an_event(n, session_id="other", event_type="click") for n in (1, 2)]
+    visit = [
+        an_event(11, user_id="mia", title="secret"),
+        an_event(12, user_id="mia", timestamp=NOON + QUARTER_MS, event_type="conversion", conversion_value=9.5),
+        an_event(13, user_id="mia", timestamp=NOON - QUARTER_MS, received_at=NOON + HOUR_MS),
+    ]
+    store = MemoryTables()
+    consume(a_batch([*others, *visit]), store)
+    outcome = consume(a_batch([an_erasure("s1")], first=6), store)
+    assert (outcome.received, outcome.erased, outcome.applied) == (1, 1, 0)
+    assert sums(store.rollups.values()) == sums(settled(others).rollups.values())
+    item = store.sessions[session_key("blog", "s1")]
+    assert item.keys() == {"pk", "pos", "body", "expires", "started_at"}
+    assert b"mia" not in item["body"]["B"]
+    assert b"secret" not in item["body"]["B"]
+    assert int(item["expires"]["N"]) == an_erasure().erased_at // 1000 + SESSION_LIFETIME_S
+    assert read_session(item).session.erased == an_erasure().erased_at
+    assert {key[0] for key in store.events} == {"blog#other"}
+    (found,) = store.footprints.values()
+    hour = NOON - NOON % HOUR_MS
+    assert read_footprint(found) == Footprint([NOON - QUARTER_MS, NOON, NOON + QUARTER_MS], [hour, hour + HOUR_MS])
+
+
+def test_nothing_comes_back_to_an_erased_session() -> None:
+    visit = [an_event(n) for n in range(1, 4)]
+    store = MemoryTables()
+    consume(a_batch([*visit, an_erasure()]), store)
+    rollups = dict(store.rollups)
+    again = consume(a_batch([*visit, an_erasure()]), store)
+    assert (again.duplicate, again.erased, again.rollups, again.sessions) == (4, 0, 0, 0)
+    late = consume(a_batch([an_event(9), *visit, an_erasure()], first=9), store)
+    assert (late.received, late.erased) == (5, 5)
+    assert store.rollups == rollups
+    assert store.events == {}
+    assert len(store.sessions) == 1
+
+
+def test_the_erasure_of_a_session_that_is_not_there_keeps_it_from_coming() -> None:
+    store = MemoryTables()
+    assert consume(a_batch([an_erasure(), an_event(1)]), store).erased == 2
+    assert store.rollups == store.events == store.footprints == {}
+    assert read_session(store.sessions["blog#s1"]).session.erased
+
+
+def test_what_was_counted_in_the_parent_shard_is_taken_back_in_the_child() -> None:
+    store = MemoryTables()
+    consume(a_batch([an_event(1), an_event(2)], first=900), store)
+    consume(a_batch([an_event(3), an_erasure()], first=5, shard_id="shardId-000000000002"), store)
+    assert sums(store.rollups.values()) == {}
+    assert len(store.rollups) == 2
+
+
+def test_events_that_are_not_stored_cannot_be_taken_back_but_their_session_can() -> None:
+    store = MemoryTables()
+    total = MAX_STORED_EVENTS + 3
+    for first in range(0, total, 5000):
+        numbers = range(first, min(first + 5000, total))
+        visit = [an_event(n, page_url="/x", timestamp=NOON, seq=n + 1, source="tab") for n in numbers]
+        consume(a_batch(visit, first=first + 1), store)
+    consume(a_batch([an_erasure()], first=total + 1), store)
+    left = {figure[2:]: amount for figure, amount in sums(store.rollups.values()).items()}
+    assert left == {
+        ("minute", 0, 0): 3,
+        ("minute", 0, 1): 3,
+        ("event_type", "page_view", 0): 3,
+        ("page", "/x", 0): 3,
+    }
+
+
+def test_an_erasure_gives_the_same_bytes_whatever_the_batches() -> None:
+    for seed in range(20):
+        rng = random.Random(seed)
+        log = a_log(rng, 30)
+        for session in rng.sample(range(1, 4), 2):
+            log.insert(rng.randrange(len(log)), an_erasure(f"s{session}"))
+        log = [one for one in log if not isinstance(one, Poison)]
+        whole, cut = settled(log), MemoryTables()
+        at = 0
+        while at < len(log):
+            size = rng.randint(1, 6)
+            assert consume(a_batch(log[at : at + size], first=at + 1), cut).failed_from is None
+            at += size
+        same_tables(cut, whole)
+        assert cut.footprints == whole.footprints
+
+
+def test_an_erasure_gives_the_same_bytes_where_the_roll_ups_are_full_too() -> None:
+    log: list = [an_event(n, session_id=f"s{n}", timestamp=NOON + n % 60, page_url=f"/p{n}") for n in range(450)]
+    for session in (3, 200, 420):
+        log.insert(session + 5, an_erasure(f"s{session}"))
+        log.append(an_event(1000 + session, session_id=f"t{session}", timestamp=NOON, page_url=f"/p{session}"))
+    log += [an_erasure("s7"), an_erasure("s430")]
+    whole = settled(log)
+    for size in (1, 100, 405):
+        cut = MemoryTables()
+        for at in range(0, len(log), size):
+            consume(a_batch(log[at : at + size], first=at + 1), cut)
+        same_tables(cut, whole)
+
+
+def test_the_footprint_is_that_of_whoever_still_saw_the_events() -> None:
+    """An attempt that began before the tombstone was there finds the events gone; it must not say there were none."""
+    store = MemoryTables()
+    consume(a_batch([an_event(1)]), store)
+    erasing = a_batch([an_erasure()], first=2)
+    load = store.load_sessions
+
+    def and_another_attempt_is_faster(names):
+        found = load(names)
+        store.load_sessions = load  # type: ignore[method-assign]
+        consume(erasing, store)
+        return found
+
+    store.load_sessions = and_another_attempt_is_faster  # type: ignore[method-assign]
+    assert consume(erasing, store).failed_from is None
+    (found,) = store.footprints.values()
+    assert read_footprint(found).quarters == [NOON]
+    assert sums(store.rollups.values()) == {}

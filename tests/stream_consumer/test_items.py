@@ -1,3 +1,4 @@
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -97,3 +98,12 @@ def test_quarantined_again_it_is_the_same_item() -> None:
     assert item == quarantine_item(poison, "shard")
     assert item["size"] == {"N": "300000"}
     assert item["reason"] == {"S": "not_json"}
+
+
+def test_a_session_that_was_stored_before_there_were_erasures_is_read_as_one_that_is_not_erased() -> None:
+    session = Session("blog", "s1")
+    session.apply(an_event(1))
+    item = session_item(session, {})
+    *older, erased = msgspec.msgpack.decode(item["body"]["B"])
+    assert erased == 0
+    assert read_session(item | {"body": {"B": msgspec.msgpack.encode(older)}}).session == session

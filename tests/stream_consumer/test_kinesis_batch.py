@@ -2,9 +2,11 @@ import base64
 
 import pytest
 
+from producer import erasure
 from producer.event import encode
-from stream_consumer.kinesis_batch import Arrived, Poison, position, read
-from tests.builders import a_lambda_event, an_aggregate, an_event
+from producer.kpl import encode_aggregate
+from stream_consumer.kinesis_batch import Arrived, ErasureArrived, Poison, position, read
+from tests.builders import a_lambda_event, an_aggregate, an_erasure, an_event
 
 
 def test_plain_and_aggregated_records_give_their_events_in_the_streams_order() -> None:
@@ -15,6 +17,17 @@ def test_plain_and_aggregated_records_give_their_events_in_the_streams_order() -
     assert [entry.position for entry in batch.entries] == [position(*place) for place in places]
     assert [entry.position for entry in batch.entries] == sorted(entry.position for entry in batch.entries)
     assert (batch.shard_id, batch.first_sequence_number, batch.records) == ("shardId-000000000000", "98", 3)
+
+
+def test_an_erasure_has_its_place_among_the_events() -> None:
+    payloads = [encode(an_event(1)), erasure.encode(an_erasure("s1")), encode(an_event(2))]
+    for entries in (
+        read(a_lambda_event(payloads)).entries,
+        read(a_lambda_event([encode_aggregate(payloads, "lane-0", "0")])).entries,
+    ):
+        assert [type(entry) for entry in entries] == [Arrived, ErasureArrived, Arrived]
+        assert entries[1].erasure == an_erasure("s1")
+        assert [entry.position for entry in entries] == sorted(entry.position for entry in entries)
 
 
 POISON = {

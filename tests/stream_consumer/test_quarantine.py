@@ -8,6 +8,7 @@ import pytest
 from aws_kinesis_agg import MAGIC
 from moto import mock_aws
 
+from producer import erasure
 from producer.batching import hash_key_of, lane_of
 from producer.event import MAX_TEXT, encode
 from producer.kpl import encode_aggregate
@@ -16,7 +17,7 @@ from stream_consumer.consume import consume
 from stream_consumer.items import quarantine_item
 from stream_consumer.kinesis_batch import Arrived, Poison, position, read
 from stream_consumer.quarantine import PoisonGauge, Quarantine, Unredrivable, event_id_of
-from tests.builders import NOON, a_batch, a_lambda_event, an_event
+from tests.builders import NOON, a_batch, a_lambda_event, an_erasure, an_event
 from tests.fake_dynamodb import MemoryTables
 
 SHARD = "shardId-000000000000"
@@ -189,6 +190,20 @@ def test_what_is_still_no_event_goes_back_only_when_told_to(aws, capsys) -> None
     assert "--as-it-was" in capsys.readouterr().err
     assert cli.main(["quarantine", "redrive", SHARD, at, "--as-it-was"]) == 0
     assert on_the_stream(kinesis) == [b"{"]
+
+
+def test_an_erasure_that_an_older_consumer_put_aside_goes_back_in_its_sessions_lane(aws) -> None:
+    dynamodb, kinesis = aws
+    for number in range(8):
+        put_aside(dynamodb, erasure.encode(an_erasure(f"s{number}")), number + 1, reason="missing_field")
+    assert cli.main(["quarantine", "redrive", "--all"]) == 0
+    for half, shard in enumerate(kinesis.list_shards(StreamName="events")["Shards"]):
+        iterator = kinesis.get_shard_iterator(
+            StreamName="events", ShardId=shard["ShardId"], ShardIteratorType="TRIM_HORIZON"
+        )["ShardIterator"]
+        found = [erasure.decode(record["Data"]) for record in kinesis.get_records(ShardIterator=iterator)["Records"]]
+        assert found
+        assert {int(hash_key_of(lane_of(one.session_id, 64), 64)) >= 2**127 for one in found} == {bool(half)}
 
 
 def test_what_is_not_kept_whole_cannot_go_back(aws) -> None:

@@ -13,17 +13,16 @@ from stream_consumer import __main__ as cli
 from stream_consumer.consume import consume
 from stream_consumer.generations import FIRST, Generation, Generations, Pointer, Refused, State, scoped
 from stream_consumer.items import read_rollup
-from stream_consumer.merged import HOUR_MS, Totals, hour_totals, totals_of
+from stream_consumer.merged import HOUR_MS
 from stream_consumer.replay import commands
 from stream_consumer.replay.base import DONE
 from stream_consumer.replay.differences import Comparison
 from stream_consumer.replay.operation import CLOCK_SKEW_MS, Replays
-from stream_consumer.rollup import RollUp
 from stream_consumer.session import Session
 from stream_consumer.table import Tables
 from tests.builders import NOON, a_batch, an_event
 from tests.fake_dynamodb import NAMES, FakeDynamo
-from tests.stream_consumer.replaying import CUT, Consumer, MemoryStream, a_stream, figures, items_of
+from tests.stream_consumer.replaying import CUT, Consumer, MemoryStream, a_stream, figures, items_of, sums
 
 NOW = CUT + 4 * HOUR_MS
 
@@ -138,23 +137,7 @@ def test_on_another_shard_layout_the_figures_are_equal(world: Deployment) -> Non
     events = [one.event for one in log]
     consume(a_batch(events), Tables(other, NAMES, writers=1))  # type: ignore[arg-type]
 
-    def summed(dynamo: FakeDynamo) -> dict:
-        by_hour: dict[int, list[RollUp]] = {}
-        for key, item in figures(dynamo, FIRST).items():
-            if key[1]:
-                rollup = read_rollup(item).rollup
-                by_hour.setdefault(rollup.quarter - rollup.quarter % HOUR_MS, []).append(rollup)
-        return {hour: hour_totals(hour, map(totals_of, rollups)) for hour, rollups in by_hour.items()}
-
-    def figures_of(totals: Totals) -> tuple:
-        """Without sums that came to nothing: one shard added what another one took back."""
-        quarters = [{key: amount for key, amount in row.items() if amount} for row in totals.durations + totals.values]
-        return totals.happened, totals.began, quarters, totals.visitors, totals.received
-
-    one, two = summed(other), summed(world.dynamo)
-    assert one.keys() == two.keys()
-    for hour, totals in one.items():
-        assert figures_of(totals) == figures_of(two[hour])
+    assert sums(other, FIRST) == sums(world.dynamo, FIRST)
 
 
 def test_a_replay_that_is_being_prepared_is_gone_on_with_and_no_second_one_is_begun(world: Deployment) -> None:

@@ -55,3 +55,14 @@ def test_many_are_estimated_within_the_stated_error(size: int) -> None:
 def test_an_exact_set_merges_into_a_sketch() -> None:
     many, few = visitors(map(str, range(1000))), visitors(map(str, range(900, 1100)))
     assert union([many, few]).to_bytes() == union([few, many]).to_bytes() == visitors(map(str, range(1100))).to_bytes()
+
+
+def test_an_exact_set_forgets_and_a_sketch_cannot() -> None:
+    some = visitors(map(str, range(EXACT)))
+    assert some.forget(["3", "unknown"])
+    assert not some.forget(["3"])
+    assert some.to_bytes() == visitors(str(n) for n in range(EXACT) if n != 3).to_bytes()
+    many = visitors(map(str, range(EXACT + 1)))
+    before = many.to_bytes()
+    assert not many.forget(["3"])
+    assert many.to_bytes() == before
