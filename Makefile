@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format load simulate bench-api lock clean
+.PHONY: help run test lint format load simulate bench-api bench-replay lock clean
 
 help: ## Show this
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "  make run DEMO=0 FRESH=1 COLLECTOR_PORT=8081: $(BIN)/python -m infra.local --help tells what can be set"
 	@echo "  make test ARGS='-k tracker': arguments for pytest"
@@ -36,6 +36,9 @@ simulate: $(INSTALLED) ## Simulate many more schedules of failures than the test
 bench-api: $(INSTALLED) ## Measure the query API: 1,000 dashboards at once, and reads of a day, a month, a year
 	@$(BIN)/python -m tests.benchmarks.bench_reads
 	@$(BIN)/python -m tests.benchmarks.bench_api $(ARGS)
+
+bench-replay: $(INSTALLED) ## Measure how fast a replay is beside live consumption
+	@$(BIN)/python -m tests.benchmarks.bench_replay $(ARGS)
 
 format: $(INSTALLED) ## Format the code
 	$(BIN)/ruff format .

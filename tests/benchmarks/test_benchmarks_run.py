@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from tests.benchmarks import bench_api, bench_reads
+from tests.benchmarks import bench_api, bench_reads, bench_replay
 from tests.benchmarks.api_data import Plan, events_of, stored
 from tests.fake_dynamodb import NAMES
 
@@ -64,3 +64,15 @@ def test_the_api_bears_some_dashboards(tmp_path, capsys) -> None:
     for ways in found["saturated"].values():
         assert all(one["rate"] > 0 and one["errors"] == {} for way in ways.values() for one in way)
     assert "no errors" in said
+
+
+def test_a_replay_and_live_consumption_count_the_same_events_in_other_batches(tmp_path, capsys) -> None:
+    file = tmp_path / "replay.json"
+    assert bench_replay.main(["--quick", "--json", str(file)]) == 0
+    found = json.loads(file.read_text())
+    assert found["events"] > 1_800
+    assert found["ways"]["replay"]["writes"] < found["ways"]["live"]["writes"]
+    some = bench_replay.records(500)
+    assert [record for batch in bench_replay.live(some, 100) for record in batch] == some
+    assert [record for batch in bench_replay.replayed(some) for record in batch] == some
+    assert "times as fast" in capsys.readouterr().out

@@ -102,3 +102,37 @@ def test_the_last_hour_is_replayed_promoted_rolled_back_and_dropped_while_a_clie
     print(f"\n{len(counts)} polls, least step {min(steps)}, greatest {max(steps)}")
     # A generation may be behind the other one by what is under way, no more: a part of a second's traffic.
     assert min(steps) > -RATE
+
+
+def test_an_erased_visitor_is_in_no_generation_and_a_later_replay_brings_nobody_back(system: Running) -> None:
+    def views() -> int:
+        return int(system.get("/api/statistics/summary/?site=forgetful")["page_views"])
+
+    for number in range(6):
+        system.post(
+            {
+                "site_id": "forgetful",
+                "event_type": "page_view",
+                "session_id": f"visit-{number % 3}",
+                "user_id": "mia" if number % 3 else "ben",
+                "page_url": "/private" if number % 3 else "/public",
+            }
+        )
+    system.until(views, lambda count: count == 6, 10)
+    command = [sys.executable, "-m", "stream_consumer", "erase", "--site", "forgetful", "--user", "mia"]
+    done = subprocess.run(
+        command, cwd=ROOT, env=system.environ, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    system.until(views, lambda count: count == 2, 10)
+    assert system.status("/api/sessions/visit-1/?site=forgetful") == 404
+    assert system.get("/api/users/mia/sessions/?site=forgetful")["count"] == 0
+    started = replay(system, "start", "--from", "TRIM_HORIZON")
+    generation = started.stdout.strip()
+    assert started.returncode == 0, started.stderr
+    system.until(lambda: status_of(system, generation)["behind"], lambda behind: behind < 1, 60)
+    assert replay(system, "promote", generation).returncode == 0
+    time.sleep(2)
+    assert views() == 2
+    assert system.status("/api/sessions/visit-1/?site=forgetful") == 404
+    assert system.get("/api/statistics/pages/?site=forgetful")[0]["page"] == "/public"

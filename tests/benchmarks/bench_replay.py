@@ -1,0 +1,159 @@
+"""How fast a replay is beside live consumption: the same events, the same consumer, other batches.
+
+A live batch is what a shard gets in the mapping's window of a second; a replay's is as much as Lambda hands over, 10,000
+records or 6 MB. Both start with empty tables each time, and take turns. The client of DynamoDB is a dictionary that
+answers at once, so this is the consumer's own cost; how many writes each needs is counted beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from stream_consumer import kinesis_batch
+from stream_consumer.consume import consume
+from stream_consumer.generations import scoped
+from stream_consumer.replay.mapping import BATCH_SIZE
+from stream_consumer.table import Tables
+from tests.benchmarks.api_data import Plan, events_of
+from tests.builders import an_aggregate
+from tests.fake_dynamodb import NAMES, FakeDynamo
+
+#: Events of one record, and what of Lambda's 6 MB is left for records.
+_AGGREGATE = 10
+_MOST_BYTES = 6 * 1024 * 1024 - 1024
+_END = 1_772_323_200_000
+_SHARD = "shardId-000000000000"
+
+
+def records(events: int) -> list[dict[str, Any]]:
+    """About so many events of sessions of the last 20 minutes, in records as Lambda hands them over."""
+    plan = Plan(events, _END, active=events, shards=1)
+    log = events_of(plan, 0)
+    aggregates = [an_aggregate(log[at : at + _AGGREGATE]) for at in range(0, len(log), _AGGREGATE)]
+    return [
+        {
+            "kinesis": {
+                "sequenceNumber": str(number),
+                "data": base64.b64encode(data).decode(),
+                "approximateArrivalTimestamp": _END / 1000,
+            },
+            "eventID": f"{_SHARD}:{number}",
+        }
+        for number, data in enumerate(aggregates, 1)
+    ]
+
+
+def live(some: Sequence[dict[str, Any]], events_per_second: int) -> Iterator[Sequence[dict[str, Any]]]:
+    """Batches of one second each."""
+    size = max(1, events_per_second // _AGGREGATE)
+    return (some[at : at + size] for at in range(0, len(some), size))
+
+
+def replayed(some: Sequence[dict[str, Any]]) -> Iterator[Sequence[dict[str, Any]]]:
+    """Batches as large as they may be."""
+    batch: list[dict[str, Any]] = []
+    size = 0
+    for record in some:
+        length = len(json.dumps(record)) + 1
+        if batch and (size + length > _MOST_BYTES or len(batch) == BATCH_SIZE):
+            yield batch
+            batch, size = [], 0
+        batch.append(record)
+        size += length
+    if batch:
+        yield batch
+
+
+def consumed(batches: Sequence[Sequence[dict[str, Any]]], generation: str) -> tuple[float, int, int]:
+    """(CPU seconds, events, writes) of consuming the batches into empty tables."""
+    dynamo = FakeDynamo()
+    tables = Tables(scoped(dynamo, NAMES, generation), NAMES, writers=1)  # type: ignore[arg-type]
+    events = 0
+    began = time.process_time()
+    for batch in batches:
+        outcome = consume(kinesis_batch.read({"Records": batch}), tables)
+        assert outcome.failed_from is None, outcome.failure
+        events += outcome.applied
+    return time.process_time() - began, events, dynamo.writes
+
+
+def measure(events: int, per_second: int, rounds: int) -> dict[str, Any]:
+    """Medians and spreads of both, taking turns."""
+    some = records(events)
+    ways: dict[str, Callable[[], tuple[float, int, int]]] = {}
+    for name, batches, generation in (
+        ("live", list(live(some, per_second)), "g1"),
+        ("replay", list(replayed(some)), "g2"),
+    ):
+        ways[name] = lambda batches=batches, generation=generation: consumed(batches, generation)  # type: ignore[misc]
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    writes: dict[str, int] = {}
+    counted: set[int] = set()
+    for turn in range(rounds + 1):
+        for name, run in ways.items():
+            seconds, applied, written = run()
+            counted.add(applied)
+            writes[name] = written
+            if turn:  # the first one warms caches, and imports
+                rates[name].append(applied / seconds)
+    (applied,) = counted
+    ratios = [fast / slow for slow, fast in zip(rates["live"], rates["replay"], strict=True)]
+    return {
+        "events": applied,
+        "live_events_per_second": per_second,
+        "ways": {
+            name: {
+                "events_per_second": statistics.median(found),
+                "spread": [min(found), max(found)],
+                "writes": writes[name],
+            }
+            for name, found in rates.items()
+        },
+        "ratio": statistics.median(ratios),
+        "ratio_spread": [min(ratios), max(ratios)],
+    }
+
+
+def report(found: dict[str, Any]) -> list[str]:
+    """The figures as a table."""
+    lines = [
+        f"{found['events']:,} events; live: {found['live_events_per_second']} a second and shard, a batch each second"
+    ]
+    lines.append(f"{'':10} {'events/s of CPU':>16} {'spread':>20} {'writes':>9} {'events a write':>15}")
+    for name, one in found["ways"].items():
+        low, high = one["spread"]
+        lines.append(
+            f"{name:10} {one['events_per_second']:16,.0f} {f'{low:,.0f} - {high:,.0f}':>20} {one['writes']:9,}"
+            f" {found['events'] / one['writes']:15.1f}"
+        )
+    low, high = found["ratio_spread"]
+    lines.append(f"a replay is {found['ratio']:.2f} times as fast ({low:.2f} - {high:.2f})")
+    return lines
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--events", type=int, default=60_000, help="(default: %(default)s)")
+    parser.add_argument("--per-second", type=int, default=100, help="live, for a shard (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="of each (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="small and short: does it work?")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write every figure there")
+    given = parser.parse_args(argv)
+    found = measure(2_000 if given.quick else given.events, given.per_second, 1 if given.quick else given.rounds)
+    print("\n".join(report(found)))
+    if given.json:
+        given.json.write_text(json.dumps(found, indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
