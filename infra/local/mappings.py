@@ -21,6 +21,7 @@ from pathlib import Path
 from botocore.exceptions import BotoCoreError
 
 from infra.local.event_source import EventSource, SettingsError, StateError, options, source_of
+from infra.local.shard_mapping import StartingPosition
 from stream_consumer.generations import FIRST, Generation, Generations, State
 from stream_consumer.replay.mapping import BATCH_SIZE
 from stream_consumer.table import TableNames, Unavailable
@@ -126,9 +127,12 @@ def of_generation(given: argparse.Namespace, generation: Generation) -> argparse
     """The options of a generation's event source."""
     if generation.name == FIRST:
         return given
-    begin: dict[str, object] = {"starting_position": "TRIM_HORIZON", "starting_timestamp": None}
+    begin: dict[str, object] = {"starting_position": StartingPosition.TRIM_HORIZON, "starting_timestamp": None}
     if generation.read_from:
-        begin = {"starting_position": "AT_TIMESTAMP", "starting_timestamp": generation.read_from / 1000}
+        begin = {
+            "starting_position": StartingPosition.AT_TIMESTAMP,
+            "starting_timestamp": generation.read_from / 1000,
+        }
     changes = begin | {
         "state": state_of(given.state, generation),
         "qualifier": generation.name,

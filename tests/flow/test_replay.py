@@ -10,10 +10,12 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from tests.flow.old_stream import keep_old_stream
 from tests.flow.running import ROOT, Running, running
 
 #: Events in a second, about.
@@ -48,7 +50,10 @@ class Client:
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with running(tmp_path_factory.mktemp("replay"), DEMO="1", DEMO_RATE=str(RATE)) as found:
+    directory = tmp_path_factory.mktemp("replay")
+    # Older than its retention, as a stream is that has been in use.
+    keep_old_stream(directory / "aws-state", timedelta(days=3))
+    with running(directory, DEMO="1", DEMO_RATE=str(RATE)) as found:
         yield found
 
 
@@ -75,6 +80,7 @@ def test_the_last_hour_is_replayed_promoted_rolled_back_and_dropped_while_a_clie
     with Client(fixed) as still, Client(live) as moving:
         started = replay(system, "start", "--from", "1h")
         assert (started.returncode, started.stdout) == (0, "g2\n"), started.stderr
+        assert status_of(system, "g2")["start"].endswith(":00:00Z"), "it is not all that the stream ever held"
         system.until(lambda: status_of(system, "g2")["behind"], lambda behind: behind < 1, 60)
         diff = replay(system, "diff", "g2")
         assert diff.returncode == 0, diff.stdout + diff.stderr

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from stream_consumer.generations import FIRST, move, prefix_of
 from stream_consumer.items import read_chunk
 from stream_consumer.merged import HOUR_MS
 from tests.builders import an_event
+from tests.flow.old_stream import keep_old_stream
 from tests.flow.running import ROOT
 from tests.free_ports import free_ports
 
@@ -36,6 +39,8 @@ CUT = NOW - NOW % HOUR_MS - 2 * HOUR_MS
 def environ(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment of an embedded AWS whose stream holds EVENTS events, all of them in the first generation."""
     (port,) = free_ports(1)
+    state = tmp_path_factory.mktemp("aws") / "state"
+    keep_old_stream(state, timedelta(days=3))
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "LIVEINSIGHT_"))}
     environ |= {
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
@@ -46,14 +51,15 @@ def environ(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
         "PYTHONPATH": str(ROOT),
     }
     aws = subprocess.Popen(
-        [sys.executable, "-m", "infra.local.aws", "--port", str(port)],
+        [sys.executable, "-m", "infra.local.aws", "--port", str(port), "--state", str(state)],
         env=environ,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
     try:
         assert aws.stdout
-        assert b"listening" in aws.stdout.readline()
+        while b"listening" not in aws.stdout.readline():
+            assert aws.poll() is None
         stacks = subprocess.run(
             [sys.executable, "-m", "infra.local.stacks"], env=environ, check=True, capture_output=True
         )
@@ -156,6 +162,9 @@ def test_a_replay_that_is_killed_again_and_again_ends_as_one_that_was_not(
     uninterrupted = start(environ, "--from", at)
     said, told = uninterrupted.communicate(timeout=120)
     assert (uninterrupted.returncode, said) == (0, b"g2\n"), told.decode()
+    copied = re.search(rb"copied ([0-9,]+) sessions, ([0-9,]+) chunks of events, ([0-9,]+) roll-ups", told)
+    assert copied, told.decode()
+    assert all(int(count.replace(b",", b"")) for count in copied.groups()), "there is a base"
     began = time.monotonic()
     consume(environ, tmp_path / "g2", "g2")
     takes = time.monotonic() - began

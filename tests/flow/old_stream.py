@@ -1,0 +1,24 @@
+"""What an embedded AWS has kept of a stream that is older than its retention: so that a replay needs a base."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import msgspec
+
+from infra.local.aws_state import Content, ShardContent, StreamContent
+
+_HALF = 2**127
+
+
+def keep_old_stream(state: Path, age: timedelta) -> None:
+    """Write the state of an embedded AWS whose stream, of two shards and empty, was made so long ago."""
+    shards = {
+        "shardId-000000000000": ShardContent("0", str(_HALF - 1), []),
+        "shardId-000000000001": ShardContent(str(_HALF), str(2 * _HALF - 1), []),
+    }
+    now = datetime.now(UTC)
+    stream = StreamContent((now - age).replace(tzinfo=None), shards)
+    state.parent.mkdir(parents=True, exist_ok=True)
+    state.write_bytes(msgspec.msgpack.encode(Content(now.timestamp(), {"liveinsight-local-events": stream}, {}, {})))
