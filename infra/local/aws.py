@@ -90,7 +90,7 @@ class Handler(BaseHTTPRequestHandler):
         lines += [f"Content-Length: {len(content)}", "", ""]
         self.wfile.write("\r\n".join(lines).encode("latin-1") + content)
 
-    do_GET = do_POST = _answer  # noqa: N815 - the names that http.server looks for
+    do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = _answer  # noqa: N815 - the names that http.server looks for
 
     def _environ(self, body: bytes) -> dict[str, Any]:
         url = urlsplit(self.path)
