@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import re
 import zlib
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -23,8 +22,6 @@ from stream_consumer.table import Unavailable
 #: Where the delivery stream writes objects, and where what it could not make a line of.
 PREFIX = "events/"
 ERROR_PREFIX = "errors/"
-
-_HOUR = re.compile(r"(\d{4})/(\d\d)/(\d\d)/(\d\d)/")
 
 
 class S3(Protocol):
@@ -125,14 +122,24 @@ class Archive:
                 if first[: len(found)] <= found and (last is None or found <= last[: len(found)])
             ]
         for found in level:
-            match = _HOUR.fullmatch(found, len(prefix))
-            if match is None:
-                raise ArchiveError(f"s3://{self.bucket}/{found} is no hour: {prefix} must hold the archive alone")
-            yield round(datetime(*map(int, match.groups()), tzinfo=UTC).timestamp() * 1000)  # type: ignore[misc, arg-type]
+            yield self._hour(found, prefix)
+
+    def _hour(self, found: str, prefix: str) -> int:
+        try:
+            hour = round(datetime.strptime(found[len(prefix) :] + "+0000", "%Y/%m/%d/%H/%z").timestamp() * 1000)
+        except ValueError:
+            hour = -1
+        if hour < 0 or hour_prefix(hour, prefix) != found:
+            raise ArchiveError(f"s3://{self.bucket}/{found} is no hour: {prefix} must hold the archive alone")
+        return hour
 
     def _folders(self, prefix: str) -> list[str]:
-        pages = self._pages(Prefix=prefix, Delimiter="/")
-        return [one["Prefix"] for page in pages for one in page.get("CommonPrefixes", ())]
+        found: list[str] = []
+        for page in self._pages(Prefix=prefix, Delimiter="/"):
+            if lost := [one["Key"] for one in page.get("Contents", ()) if one["Key"] != prefix]:
+                raise ArchiveError(f"s3://{self.bucket}/{lost[0]} is in no hour: {prefix} must hold the archive alone")
+            found += [one["Prefix"] for one in page.get("CommonPrefixes", ())]
+        return found
 
     def _pages(self, **request: Any) -> Iterator[Any]:
         while True:
