@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import io
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -151,6 +151,26 @@ class Archive:
             if not page.get("IsTruncated"):
                 return
             request["ContinuationToken"] = page["NextContinuationToken"]
+
+
+def local_or_environ_archive(environ: Mapping[str, str]) -> Archive:
+    """The archive of an operator's command: in the bucket that LIVEINSIGHT_ARCHIVE_BUCKET names, or in that of a
+    `make run`, which is on this machine unless ``environ`` sets an endpoint. Raises botocore's errors, or ValueError
+    where ``environ`` says too little.
+    """
+    import boto3
+    from botocore.config import Config
+
+    from producer.client import local_engine
+
+    config = Config(connect_timeout=3, read_timeout=60, retries={"mode": "standard", "total_max_attempts": 5})
+    there = local_engine(environ, "LIVEINSIGHT_ARCHIVE_BUCKET") or {"region_name": environ.get("AWS_REGION") or None}
+    bucket = environ.get("LIVEINSIGHT_ARCHIVE_BUCKET")
+    if not bucket:
+        sts: Any = boto3.client("sts", config=config, **there)
+        bucket = f"liveinsight-local-archive-{sts.get_caller_identity()['Account']}"
+    s3: Any = boto3.client("s3", config=config, **there)
+    return Archive(s3, bucket)
 
 
 def hour_of(at: int) -> int:

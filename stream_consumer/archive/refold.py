@@ -15,8 +15,8 @@ The bounds that this rests on:
 - An object that comes into an hour after that was read is not seen. So leave out the latest hours, as
   :func:`stream_consumer.archive.handover.settled` says, and take them from the stream.
 
-In memory are the records of two hours of arrival, compressed (some 100 bytes of an event), 8 bytes for each record of
-the REMEMBER_MS before, and one object's lines.
+In memory are the records of two hours of arrival, compressed (60 to 100 bytes of an event), 8 bytes for each of the
+REMEMBER_MS before, and one object's lines.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Refolded(Struct, frozen=True):
 
 
 class Progress(Struct, frozen=True):
-    """Where a fold is: ``hours_done`` of ``hours`` that have objects are done; ``counts`` as in :class:`Refolded`."""
+    """Where a fold is: ``hours_done`` of ``hours`` to fold are done; ``counts`` are those of :class:`Refolded`."""
 
     hours_done: int
     hours: int
@@ -106,7 +106,8 @@ def refold(
     unless ``accept_failed``. After any of them, and after a crash, the same call goes on from the last ``save``.
     """
     done = done or Refolded()
-    if not accept_failed and (failed := archive.failed_hours(since, until)):
+    # An object of the hour before may hold some of this.
+    if not accept_failed and (failed := archive.failed_hours(max(0, since - LOOKAHEAD_MS), until)):
         raise ArchiveError(
             f"records of {len(failed)} hours, from {hour_text(failed[0])} to {hour_text(failed[-1])}, could not be "
             f"archived and are in s3://{archive.bucket} under the error prefix, without their positions: the fold "
@@ -124,7 +125,7 @@ def refold(
             fold.take(hours.pop(0))
         for counts in fold.fold(cut):
             progress(Progress(at - 1, len(cuts) + 1, counts))
-        done = fold.result(cut if cut != _NEVER else max([done.until, *cuts]))
+        done = fold.result(max([done.until, *cuts] if cut == _NEVER else [done.until, cut]))
         save(done)
         progress(Progress(at, len(cuts) + 1, done.counts))
     return done
