@@ -95,11 +95,14 @@ def malformed(events: Sequence[Any]) -> bytes:
 
 
 def archive(s3: FakeS3, records: Sequence[StreamRecord], rng: random.Random, *, repeat: float = 0.0) -> None:
-    """Put records as a delivery stream does, in objects of up to a quarter of an hour of one shard; and some twice."""
+    """Put records as a delivery stream may, in objects of up to a quarter of an hour of one shard, whose lines are in no
+    order; and some of them twice.
+    """
     by_object: dict[tuple[str, int], list[StreamRecord]] = {}
     for one in records:
         by_object.setdefault((one.shard_id, (one.arrived + 421_000) // 900_000), []).append(one)
     for some in by_object.values():
+        rng.shuffle(some)
         times = 2 if rng.random() < repeat else 1
         for _ in range(times):
             put(s3, some)

@@ -31,7 +31,7 @@ from msgspec import Struct
 from stream_consumer.archive.lines import ArchivedRecord, entries_of
 from stream_consumer.archive.reader import Archive, ArchiveError, DamagedObject, hour_of
 from stream_consumer.archive.window import LateRecord, Window
-from stream_consumer.consume import Outcome, Store, consume
+from stream_consumer.consume import Store, consume
 from stream_consumer.kinesis_batch import Arrived, Batch, Poison, position
 from stream_consumer.merged import HOUR_MS
 from stream_consumer.table import Unavailable
@@ -208,23 +208,18 @@ class _Fold:
             yield _batch(shard_id, entries, last)
 
     def _consume(self, batch: Batch) -> None:
+        applied = late = 0
         for tries in range(TRIES):
             outcome = consume(batch, self._tables)
-            self._count(outcome)
+            applied, late = applied + outcome.applied, late + outcome.late
             if outcome.failed_from is None:
+                received, quarantined = len(batch.entries), outcome.quarantined.total()
+                self._counts.update(received=received, applied=applied, late=late, quarantined=quarantined)
+                # Not those of the last try, to which what an earlier one did is a repeat.
+                self._counts["duplicate"] += received - applied - late - quarantined
                 return
-            batch = _rest(batch, outcome.failed_from)
             self._pause(min(_LONGEST_PAUSE_S, 2**tries) * random.uniform(0.5, 1))  # noqa: S311 - jitter, not a secret
         raise Unavailable(f"{TRIES} tries of a batch of {batch.shard_id} failed, the last: {outcome.failure}")
-
-    def _count(self, outcome: Outcome) -> None:
-        self._counts.update(
-            received=outcome.received,
-            applied=outcome.applied,
-            duplicate=outcome.duplicate,
-            late=outcome.late,
-            quarantined=outcome.quarantined.total(),
-        )
 
     def _pass_over(self, again: bool) -> Callable[[DamagedObject], None]:
         def take(damage: DamagedObject) -> None:
@@ -239,13 +234,6 @@ class _Fold:
 def _batch(shard_id: str, entries: list[Arrived | Poison], last: ArchivedRecord) -> Batch:
     numbers = {entry.sequence_number for entry in entries}
     return Batch(shard_id, entries[0].sequence_number, len(numbers), entries, last.sequence_number, last.arrived)
-
-
-def _rest(batch: Batch, sequence_number: str) -> Batch:
-    """The batch from a record on, as a mapping retries it."""
-    entries = [entry for entry in batch.entries if int(entry.sequence_number) >= int(sequence_number)]
-    numbers = {entry.sequence_number for entry in entries}
-    return Batch(batch.shard_id, sequence_number, len(numbers), entries, batch.last_sequence_number, batch.last_arrived)
 
 
 def hour_text(at: int) -> str:

@@ -95,6 +95,13 @@ def test_what_does_not_fit_into_a_response_is_failed_with_its_position_and_the_r
     assert told.where["sequenceNumber"] == "49546986683135544286507457936321625675700192471156785154"  # type: ignore[attr-defined]
 
 
+def test_a_response_is_full_when_its_records_together_fill_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transform_handler, "MAX_RESPONSE_BYTES", 4000)
+    answer = handler(an_event_of(*[b"a" * 600] * 4), None)
+    assert [one["result"] for one in answer["records"]] == ["Ok", "Ok", "ProcessingFailed", "ProcessingFailed"]
+    assert len(json.dumps(answer)) < 4000
+
+
 @pytest.mark.parametrize("payload", [b"\xff" * 400, b"\xff" * 1024 * 1024, encode(an_event())])
 def test_with_the_templates_buffer_nothing_is_too_large(payload: bytes) -> None:
     """Firehose calls when it has half a megabyte; the last record may be a whole megabyte."""
