@@ -7,16 +7,16 @@ a fold that was interrupted anywhere goes on from the last hour that it saved, a
 
 The bounds that this rests on:
 
-- A record is in an object of its hour of arrival or of one within LOOKAHEAD_MS after it. (Firehose names an object by
-  the arrival of its oldest record, so it should be none after it.) What comes later than that, behind records of its
-  shard that are folded, would be skipped as a redelivery: it stops the fold (:class:`LateRecords`) instead.
+- A record is in an object of its hour of arrival or of one within the lookahead (an hour) after it. (Firehose names an
+  object by the arrival of its oldest record, so it should be none after it.) What comes later than that, behind records
+  of its shard that are folded, would be skipped as a redelivery: it stops the fold (:class:`LateRecords`) instead.
 - A record is in an object at most REACH_MS before its hour: what an object spans that Firehose made when it was behind.
-- Repeats are known for REMEMBER_MS. An older one stops the fold as well, as nothing tells it from a late record.
+- Repeats are known for twice the lookahead. An older one stops the fold as well: nothing tells it from a late record.
 - An object that comes into an hour after that was read is not seen. So leave out the latest hours, as
   :func:`stream_consumer.archive.handover.settled` says, and take them from the stream.
 
-In memory are the records of two hours of arrival, compressed (60 to 100 bytes of an event), 8 bytes for each of the
-REMEMBER_MS before, and one object's lines.
+In memory are the records of two hours of arrival, compressed (60 to 100 bytes of an event), 8 bytes for each of the two
+hours before, and one object's lines; with a longer lookahead accordingly more.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ from stream_consumer.table import Unavailable
 
 LOOKAHEAD_MS = HOUR_MS
 REACH_MS = 24 * HOUR_MS
-REMEMBER_MS = 2 * HOUR_MS
 #: What one batch holds at most: payloads, and bytes of them (one more may take it over).
 BATCH_PAYLOADS = 5_000
 BATCH_BYTES = 4 * 1024 * 1024
@@ -93,12 +92,13 @@ def refold(
     progress: Callable[[Progress], None] = lambda _: None,
     bad: Callable[[DamagedObject], None] | None = None,
     accept_failed: bool = False,
+    lookahead: int = LOOKAHEAD_MS,
     pause: Callable[[float], None] = time.sleep,
 ) -> Refolded:
     """Fold what arrived in the stream from ``since`` on and before ``until`` (ms; None: all there is) into ``tables``.
 
     ``done`` is what an earlier run saved last with the same ``since`` (and an ``until`` that was not later); its
-    result is again one. ``save`` is called after each hour, ``progress`` after each batch.
+    result is again one. ``save`` is called after each hour, ``progress`` after each batch. ``lookahead`` is in ms.
 
     Raises :class:`Unavailable` where S3 or a table cannot be reached, a table after some tries;
     :class:`DamagedObject` for a line that cannot be read, unless ``bad`` takes it, then it is counted and passed over;
@@ -113,15 +113,15 @@ def refold(
             f"archived and are in s3://{archive.bucket} under the error prefix, without their positions: the fold "
             "would be without them. See why, and say so if it shall go on without them"
         )
-    fold = _Fold(archive, tables, since, done, bad=bad, pause=pause)
+    fold = _Fold(archive, tables, since, done, lookahead=lookahead, bad=bad, pause=pause)
     start = max(0, hour_of(max(since, done.until)) - REACH_MS)
-    end = None if until is None else hour_of(until - 1) + HOUR_MS + LOOKAHEAD_MS
+    end = None if until is None else hour_of(until - 1) + HOUR_MS + lookahead
     hours = archive.hours(start, end)
     cuts = [hour + HOUR_MS for hour in hours if hour + HOUR_MS > done.until]
     cuts = [cut for cut in cuts if until is None or cut < until]
     # The last may have what no object of its own hour is there for.
     for at, cut in enumerate([*cuts, until if until is not None else _NEVER], 1):
-        while hours and hours[0] < cut + LOOKAHEAD_MS:
+        while hours and hours[0] < cut + lookahead:
             fold.take(hours.pop(0))
         for counts in fold.fold(cut):
             progress(Progress(at - 1, len(cuts) + 1, counts))
@@ -145,6 +145,7 @@ class _Fold:
         since: int,
         done: Refolded,
         *,
+        lookahead: int,
         bad: Callable[[DamagedObject], None] | None,
         pause: Callable[[float], None],
     ) -> None:
@@ -152,6 +153,7 @@ class _Fold:
         self._tables = tables
         self._since = since
         self._done = done
+        self._lookahead = lookahead
         self._bad = bad
         self._pause = pause
         self._read = done.read
@@ -171,15 +173,15 @@ class _Fold:
         for key in self._archive.objects(hour):
             records = self._archive.records(key, None if self._bad is None else self._pass_over(again))
             if again:
-                self._window.add_again(records, self._done.until - REMEMBER_MS)
+                self._window.add_again(records, self._done.until - 2 * self._lookahead, self._done.until)
                 continue
             try:
                 self._window.add(records)
             except LateRecord as late:
                 raise LateRecords(
                     f"s3://{self._archive.bucket}/{key} has {late}, which is folded already: the object came more than "
-                    f"{LOOKAHEAD_MS // HOUR_MS} h late, or repeats what is more than {REMEMBER_MS // HOUR_MS} h old. "
-                    "Start the fold anew, into tables that are empty"
+                    f"{self._lookahead / HOUR_MS:g} h late, or repeats what is much older. Start the fold anew, into "
+                    "tables that are empty, with a longer lookahead"
                 ) from late
 
     def fold(self, before: int) -> Iterator[Mapping[str, int]]:
@@ -188,7 +190,7 @@ class _Fold:
             for batch in self._batches(shard_id, records):
                 self._consume(batch)
                 yield self._counts
-        self._window.forget(before - REMEMBER_MS)
+        self._window.forget(before - 2 * self._lookahead)
 
     def _batches(self, shard_id: str, records: Iterator[ArchivedRecord]) -> Iterator[Batch]:
         entries: list[Arrived | Poison] = []

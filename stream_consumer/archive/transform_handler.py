@@ -1,10 +1,12 @@
 """The function that Firehose calls for every record on its way into the archive: a record in, its line out.
 
 Firehose takes KPL aggregates apart before it calls (Kinesis developer guide, "Use the KPL with Amazon Data
-Firehose"), and says where in the stream each payload stood. It keeps what the function marks as failed under the
-archive's error prefix, but without its position: such a payload is not lost, and not in the archive either. So that
-is for what has no line at all, its position is logged, and the fold of the archive does not pass over it in silence
-(:meth:`stream_consumer.archive.reader.Archive.failed_hours`).
+Firehose"), and says where in the stream each payload stood. What it makes of an aggregate that no sound producer made
+is not documented: if it opens one that the consumer quarantines whole, the archive has what is in it.
+
+It keeps what the function marks as failed under the archive's error prefix, but without its position: such a payload
+is not lost, and not in the archive either. So that is for what has no line at all, its position is logged, and the
+fold of the archive does not pass over it in silence (:meth:`stream_consumer.archive.reader.Archive.failed_hours`).
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class Window:
         self._since = since
         self._runs: defaultdict[str, list[deque[Chunk]]] = defaultdict(list)
         #: Hashes of the positions that went out, ascending, each with the time before which they had arrived.
-        self._out: deque[tuple[int, array[int]]] = deque()
+        self._out: list[tuple[int, array[int]]] = []
 
     def add(self, records: Iterable[ArchivedRecord]) -> None:
         """Take the records of one object. Raises :class:`LateRecord`."""
@@ -54,13 +54,14 @@ class Window:
             if record.arrived >= self._since and not self._went_out(record):
                 raise LateRecord(record, self.ends[record.shard_id])
 
-    def add_again(self, records: Iterable[ArchivedRecord], since: int) -> None:
+    def add_again(self, records: Iterable[ArchivedRecord], since: int, until: int) -> None:
         """Take the records of an object that a window with these ``ends`` had taken before: what is not behind them
-        waits, the rest went out. Repeats of what arrived before ``since`` (ms) will not be known as such.
+        waits, the rest went out, up to those that had arrived before ``until`` (ms). Repeats of what arrived before
+        ``since`` will not be known as such.
         """
         out = array("Q", [_hash(record) for record in self._waiting(records) if record.arrived >= since])
         if out:
-            self._out.append((since, array("Q", sorted(out))))
+            self._out.append((until, array("Q", sorted(out))))
 
     def take(self, before: int) -> Iterator[tuple[str, Iterator[ArchivedRecord]]]:
         """By shard, in the order of their ids, its waiting records up to the first that arrived at ``before`` (ms) or
@@ -79,8 +80,7 @@ class Window:
 
     def forget(self, before: int) -> None:
         """Repeats of what had arrived before ``before`` (ms) need not be known as such any more."""
-        while self._out and self._out[0][0] <= before:
-            self._out.popleft()
+        self._out = [(until, out) for until, out in self._out if until > before]
 
     def _waiting(self, records: Iterable[ArchivedRecord]) -> list[ArchivedRecord]:
         """Put in what is to go out; the rest is returned."""

@@ -233,8 +233,24 @@ def test_a_record_that_comes_too_late_stops_the_fold_and_a_repeat_does_not() -> 
     put_late(s3, views(2, arrived=START + 10), 2)
     with pytest.raises(LateRecords, match=r"events/2023/11/15/00/.*folded already.*Start the fold anew"):
         run(s3, MemoryTables())
+    tables = MemoryTables()
+    assert run(s3, tables, lookahead=2 * HOUR_MS).counts["applied"] == 5
+    early = views(1, 2, 3, arrived=START + 10)
+    rest = [*views(4, arrived=START + 2 * HOUR_MS), *views(5, arrived=START + 4 * HOUR_MS)]
+    assert figures(tables) == figures(live([*early, *rest]))
     # One from before the start is nobody's loss.
     assert run(s3, MemoryTables(), since=START + HOUR_MS).counts["applied"] == 2
+
+
+def test_a_fold_that_goes_on_knows_the_repeats_that_one_in_one_go_knows() -> None:
+    s3 = FakeS3()
+    for hours in range(6):
+        put(s3, views(hours + 1, arrived=START + hours * HOUR_MS))
+    put_late(s3, views(1, arrived=START), 3)
+    assert run(s3, MemoryTables()).counts["applied"] == 6
+    tables = MemoryTables()
+    done = run(s3, tables, until=START + HOUR_MS)
+    assert run(s3, tables, done=done).counts["applied"] == 6
 
 
 def test_a_repeat_that_nobody_remembers_stops_the_fold_rather_than_be_guessed() -> None:
