@@ -57,7 +57,8 @@ def handover(
     """The arrival (ms) from which the stream is to be read to go on after ``ends``, 0 for its oldest record.
 
     ``ends`` are those of :class:`stream_consumer.archive.refold.Refolded`. ``consumed``: the last sequence number that
-    a live consumer has done, by shard (the ``sequence_number`` of its ``ShardProgress``); None where it is not known.
+    a live consumer has done, by shard (the ``sequence_number`` of its ``ShardProgress``, '' where that does not say);
+    None where nothing is known of live consumers.
     Raises :class:`Gap` with a sentence on every shard that may have one, and :class:`Unavailable`.
     """
     found = _Stream(kinesis, stream, pause)
@@ -86,7 +87,8 @@ def _gap(
     """Why records of a shard older than the retention may be missing, '' where none can be."""
     if end and first and int(first.sequence_number) <= int(end.sequence_number):
         return ""
-    if consumed is not None and int(consumed.get(shard_id, -1)) <= int(end.sequence_number if end else -1):
+    seen = "" if consumed is None else consumed.get(shard_id, "-1")
+    if seen and int(seen) <= int(end.sequence_number if end else -1):
         return ""
     archived = f"the archive ends at {hour_text(end.arrived)}" if end else "the archive has none of its records"
     holds = f"its oldest record came at {hour_text(first.arrived)}" if first else "it holds no record"

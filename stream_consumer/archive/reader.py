@@ -65,6 +65,15 @@ class Archive:
         """
         return list(self._hours(self._prefix, since, until))
 
+    def first_hour(self) -> int | None:
+        """The first of all :meth:`hours`: there is no archive of what arrived before; None if there is no object."""
+        prefix = self._prefix
+        for _ in range(4):
+            prefix = min(self._folders(prefix), default="")
+            if not prefix:
+                return None
+        return self._hour(prefix, self._prefix)
+
     def failed_hours(self, since: int = 0, until: int | None = None) -> list[int]:
         """As :meth:`hours`, of what came to the delivery stream and is not in the archive."""
         return list(self._hours(self._error_prefix, since, until))

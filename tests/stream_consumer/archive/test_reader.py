@@ -38,6 +38,10 @@ def test_hours_are_found_by_the_levels_of_the_keys_not_by_their_objects() -> Non
     assert all(prefix.count("/") <= 4 for prefix in s3.listed)
     assert archive.failed_hours() == [NEW_YEAR]
     assert Archive(FakeS3(), "bucket").hours() == []
+    s3.listed.clear()
+    assert archive.first_hour() == HOURS[0]
+    assert len(s3.listed) < 12
+    assert Archive(FakeS3(), "bucket").first_hour() is None
 
 
 @given(st.lists(st.integers(0, 2_000), max_size=8, unique=True), st.integers(-9, 2_010), st.integers(0, 2_010))
