@@ -13,7 +13,7 @@ The bounds that this rests on:
 - A record is in an object at most REACH_MS before its hour: what an object spans that Firehose made when it was behind.
 - Repeats are known for twice the lookahead. An older one stops the fold as well: nothing tells it from a late record.
 - An object that comes into an hour after that was read is not seen. So leave out the latest hours, as
-  :func:`stream_consumer.archive.handover.settled` says, and take them from the stream.
+  :func:`stream_consumer.replay.handover.settled` says, and take them from the stream.
 
 In memory are the records of two hours of arrival, compressed (60 to 100 bytes of an event), 8 bytes for each of the two
 hours before, and one object's lines; with a longer lookahead accordingly more.

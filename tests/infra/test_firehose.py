@@ -20,11 +20,12 @@ from botocore.exceptions import ClientError
 from infra.local.firehose import Delivery, firehose_records, objects
 from infra.local.shard_mapping import Answered, FunctionError
 from producer.event import encode
-from stream_consumer.archive.handover import Gap, handover
 from stream_consumer.archive.lines import ArchivedRecord, read_line
 from stream_consumer.archive.reader import Archive, hour_prefix, local_or_environ_archive
 from stream_consumer.archive.refold import ShardEnd, refold
 from stream_consumer.merged import HOUR_MS
+from stream_consumer.replay.handover import Gap, handover
+from stream_consumer.replay.lag import Stream
 from tests.archiving import OTHER, START, StreamRecord, figures, lambda_event, live, malformed
 from tests.builders import an_aggregate, an_event
 from tests.embedded_aws import STREAM, Embedded, start
@@ -157,14 +158,15 @@ def test_the_archive_has_the_stream_over_kills_and_stops_and_gives_the_same_tabl
         assert figures(tables) == figures(live(records))
         assert done.counts["received"] == done.counts["applied"] + done.counts["quarantined"]
         assert len(done.ends) == 2
-        taken_over = handover(done.ends, server.client("kinesis"), STREAM, now=time.time_ns() // 1_000_000)
+        stream = Stream(server.client("kinesis"), STREAM)
+        taken_over = handover(done.ends, stream, now=time.time_ns() // 1_000_000)
         assert 0 < taken_over <= min(end.arrived for end in done.ends.values())
         # Nor has it a gap when the stream is older than what it keeps, as long as it still has the last of the archive.
         in_two_days = time.time_ns() // 1_000_000 + 48 * HOUR_MS
-        assert handover(done.ends, server.client("kinesis"), STREAM, now=in_two_days) == taken_over
+        assert handover(done.ends, stream, now=in_two_days) == taken_over
         last = {shard: ShardEnd("1", 0, end.arrived) for shard, end in done.ends.items()}
         with pytest.raises(Gap, match=r"shardId-000000000000: .*; shardId-000000000001: "):
-            handover(last, server.client("kinesis"), STREAM, now=in_two_days)
+            handover(last, stream, now=in_two_days)
         # An operator's command finds it as it finds the tables.
         assert local_or_environ_archive({"AWS_PORT": server.url.rsplit(":", 1)[1]}).bucket == bucket
         server.stop()

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from stream_consumer.archive.handover import Gap, handover, settled
 from stream_consumer.archive.refold import ShardEnd
 from stream_consumer.merged import HOUR_MS
+from stream_consumer.replay.handover import Gap, handover, settled
+from stream_consumer.replay.lag import Stream
 from stream_consumer.table import Unavailable
 
 NOW = 1_700_000_000_000
@@ -37,7 +38,13 @@ class FakeKinesis:
     def describe_stream_summary(self, StreamName: str) -> dict[str, Any]:
         if self.fails:
             raise ClientError({"Error": {"Code": "LimitExceededException"}}, "DescribeStreamSummary")
-        return {"StreamDescriptionSummary": {"RetentionPeriodHours": 24, "StreamCreationTimestamp": self.created}}
+        return {
+            "StreamDescriptionSummary": {
+                "RetentionPeriodHours": 24,
+                "StreamCreationTimestamp": self.created,
+                "StreamARN": "",
+            }
+        }
 
     def list_shards(
         self, StreamName: str = "", ShardFilter: dict[str, str] | None = None, NextToken: str = ""
@@ -71,7 +78,7 @@ class FakeKinesis:
 
 
 def asked(kinesis: FakeKinesis, ends: dict[str, ShardEnd], consumed: dict[str, str] | None = None) -> int:
-    return handover(ends, kinesis, "events", now=NOW, consumed=consumed, pause=lambda _: None)  # type: ignore[arg-type]
+    return handover(ends, Stream(kinesis, "events"), now=NOW, consumed=consumed)  # type: ignore[arg-type]
 
 
 def test_a_stream_that_still_holds_the_archives_last_records_takes_over_an_hour_before_the_earliest_of_them() -> None:
@@ -137,6 +144,15 @@ def test_a_stream_that_cannot_be_asked_is_an_error_of_its_own() -> None:
     kinesis.fails = True
     with pytest.raises(Unavailable, match="DescribeStreamSummary on events"):
         asked(kinesis, {})
+
+
+def test_a_shard_that_does_not_show_its_oldest_record_is_no_empty_one() -> None:
+    class Far(FakeKinesis):
+        def get_records(self, ShardIterator: str, Limit: int) -> dict[str, Any]:
+            return {"Records": [], "NextShardIterator": ShardIterator, "MillisBehindLatest": 5}
+
+    with pytest.raises(Unavailable, match=f"{A} answered"):
+        asked(Far({A: []}), {A: ShardEnd("100", 0, hours_ago(1))}, {A: "100"})
 
 
 def test_the_archive_is_folded_up_to_an_hour_that_the_stream_holds_for_long_yet() -> None:
