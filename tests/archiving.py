@@ -10,6 +10,8 @@ from typing import Any
 from msgspec import Struct
 
 from infra.local.firehose import firehose_records, objects
+from producer import erasure
+from producer.erasure import Erasure
 from producer.event import encode
 from stream_consumer.consume import consume
 from stream_consumer.kinesis_batch import read
@@ -50,7 +52,7 @@ def lambda_event(records: Iterable[StreamRecord]) -> dict[str, Any]:
 
 
 def a_stream(seed: int, hours: float = 3.5, count: int = 120) -> list[StreamRecord]:
-    """Records of two shards, of which one is split after half the time; aggregates, plain ones, and poison of each kind.
+    """Records of two shards, of which one is split after half the time; aggregates, plain ones, erasures, and poison.
 
     Sessions last for an hour and more, and go on in the child of their shard.
     """
@@ -77,7 +79,9 @@ def a_stream(seed: int, hours: float = 3.5, count: int = 120) -> list[StreamReco
                 data = encode(page_view())
             case x if x < 0.86:
                 data = encode(page_view()) + b"\n"
-            case x if x < 0.92:
+            case x if x < 0.89:
+                data = erasure.encode(Erasure("blog", f"{lane}-{events // 30}-{rng.randrange(3)}", at))
+            case x if x < 0.93:
                 data = rng.choice([b"{}", b"", b"\xff\x00", b"not json"])
             case _:
                 data = malformed([page_view(), page_view()])

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta, Raw, Struct
 
 from producer.event import Event, decode
-from stream_consumer.kinesis_batch import Arrived, Poison, position, read_payload, read_record
+from stream_consumer.kinesis_batch import Entry, position, read_payload, read_record
 
 
 class ArchivedRecord(Struct, frozen=True, gc=False):
@@ -106,7 +106,7 @@ def read_line(line: bytes) -> ArchivedRecord:
     return ArchivedRecord(found.shard_id, found.sequence_number, found.index, found.arrived, payload)
 
 
-def entries_of(record: ArchivedRecord) -> list[Arrived | Poison]:
+def entries_of(record: ArchivedRecord) -> list[Entry]:
     """What the consumer reads in this record, had it come from the stream: the same positions, the same poison."""
     arrived = record.arrived // 1000
     # Firehose says 0 of a record that is no aggregate as well, and gives a frame that it cannot open as it is.

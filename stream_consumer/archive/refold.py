@@ -32,7 +32,7 @@ from stream_consumer.archive.lines import ArchivedRecord, entries_of
 from stream_consumer.archive.reader import Archive, ArchiveError, DamagedObject, hour_of
 from stream_consumer.archive.window import LateRecord, Window
 from stream_consumer.consume import Store, consume
-from stream_consumer.kinesis_batch import Arrived, Batch, Poison, position
+from stream_consumer.kinesis_batch import Batch, Entry, position
 from stream_consumer.merged import HOUR_MS
 from stream_consumer.table import Unavailable
 
@@ -62,9 +62,9 @@ class Refolded(Struct, frozen=True):
     """How far a fold of the archive has come, which is what the next run needs to go on (``msgspec.to_builtins``).
 
     ``until``: what had arrived before (ms) is folded, 0 if nothing is. ``read``: objects of hours before this were
-    read. ``ends`` is by shard. ``counts``: ``received`` events and poison, of which ``applied``, ``duplicate``,
-    ``late`` and ``quarantined``; ``passed_over``, records from before the fold's start; and lines that could not be
-    read, by their reason.
+    read. ``ends`` is by shard. ``counts``: ``received`` payloads, of which ``applied``, ``duplicate``, ``late``,
+    ``erased`` and ``quarantined`` (as :class:`stream_consumer.consume.Outcome` has them); ``passed_over``, records from
+    before the fold's start; and lines that could not be read, by their reason.
     """
 
     until: int = 0
@@ -193,7 +193,7 @@ class _Fold:
         self._window.forget(before - 2 * self._lookahead)
 
     def _batches(self, shard_id: str, records: Iterator[ArchivedRecord]) -> Iterator[Batch]:
-        entries: list[Arrived | Poison] = []
+        entries: list[Entry] = []
         size, last = 0, None
         for record in records:
             self._ends[shard_id] = ShardEnd(record.sequence_number, record.index or 0, record.arrived)
@@ -210,15 +210,15 @@ class _Fold:
             yield _batch(shard_id, entries, last)
 
     def _consume(self, batch: Batch) -> None:
-        applied = late = 0
+        done: Counter[str] = Counter()
         for tries in range(TRIES):
             outcome = consume(batch, self._tables)
-            applied, late = applied + outcome.applied, late + outcome.late
+            done.update(applied=outcome.applied, late=outcome.late, erased=outcome.erased)
             if outcome.failed_from is None:
-                received, quarantined = len(batch.entries), outcome.quarantined.total()
-                self._counts.update(received=received, applied=applied, late=late, quarantined=quarantined)
-                # Not those of the last try, to which what an earlier one did is a repeat.
-                self._counts["duplicate"] += received - applied - late - quarantined
+                done["quarantined"] = outcome.quarantined.total()
+                # Not the duplicates of the last try, to which what an earlier one did is a repeat.
+                done["duplicate"] = len(batch.entries) - done.total()
+                self._counts.update(done, received=len(batch.entries))
                 return
             self._pause(min(_LONGEST_PAUSE_S, 2**tries) * random.uniform(0.5, 1))  # noqa: S311 - jitter, not a secret
         raise Unavailable(f"{TRIES} tries of a batch of {batch.shard_id} failed, the last: {outcome.failure}")
@@ -233,7 +233,7 @@ class _Fold:
         return take
 
 
-def _batch(shard_id: str, entries: list[Arrived | Poison], last: ArchivedRecord) -> Batch:
+def _batch(shard_id: str, entries: list[Entry], last: ArchivedRecord) -> Batch:
     numbers = {entry.sequence_number for entry in entries}
     return Batch(shard_id, entries[0].sequence_number, len(numbers), entries, last.sequence_number, last.arrived)
 
