@@ -8,7 +8,7 @@ them: sequence numbers have up to 129 digits and no fixed width, so their length
 from __future__ import annotations
 
 import binascii
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from msgspec import Struct
@@ -46,6 +46,9 @@ class Poison(Struct, frozen=True):
     payload: bytes
 
 
+Entry = Arrived | ErasureArrived | Poison
+
+
 class Batch(Struct, frozen=True):
     """What one invocation was handed: the records of one shard, decoded, in the stream's order.
 
@@ -55,7 +58,7 @@ class Batch(Struct, frozen=True):
     shard_id: str
     first_sequence_number: str
     records: int
-    entries: list[Arrived | ErasureArrived | Poison]
+    entries: list[Entry]
     last_sequence_number: str = ""
     last_arrived: int = 0
 
@@ -83,21 +86,22 @@ def read(lambda_event: Mapping[str, Any]) -> Batch:
     if not records:
         raise ValueError("the event has no Records: is this function mapped to a Kinesis stream?")
     shard_id = _shard_of(records[0])
-    entries: list[Arrived | ErasureArrived | Poison] = []
+    entries: list[Entry] = []
     for record in records:
         if _shard_of(record) != shard_id:
             raise ValueError(f"one batch holds records of {shard_id} and of {_shard_of(record)}")
         kinesis = record["kinesis"]
         sequence_number = str(kinesis["sequenceNumber"])
         arrived = float(kinesis.get("approximateArrivalTimestamp") or 0)
-        for index, found in enumerate(_read_record(kinesis["data"])):
-            where = position(sequence_number, index)
-            if isinstance(found, Event):
-                entries.append(Arrived(where, sequence_number, found))
-            elif isinstance(found, Erasure):
-                entries.append(ErasureArrived(where, sequence_number, found))
-            else:
-                entries.append(Poison(where, sequence_number, int(arrived), *found))
+        data = kinesis["data"]
+        try:
+            raw = binascii.a2b_base64(data, strict_mode=True)
+        except (binascii.Error, ValueError) as error:
+            payload = data.encode() if isinstance(data, str) else data
+            where = position(sequence_number, 0)
+            entries.append(Poison(where, sequence_number, int(arrived), "not_base64", str(error), payload))
+        else:
+            entries.extend(read_record(raw, sequence_number, int(arrived)))
     first = str(records[0]["kinesis"]["sequenceNumber"])
     return Batch(shard_id, first, len(records), entries, sequence_number, round(arrived * 1000))
 
@@ -107,25 +111,22 @@ def _shard_of(record: Mapping[str, Any]) -> str:
     return shard_id
 
 
-def _read_record(data: str | bytes) -> Iterator[Event | Erasure | tuple[str, str, bytes]]:
-    """The events and erasures of one record, in order, and (reason, detail, payload) where there is neither."""
-    try:
-        raw = binascii.a2b_base64(data, strict_mode=True)
-    except (binascii.Error, ValueError) as error:
-        yield "not_base64", str(error), data.encode() if isinstance(data, str) else data
-        return
+def read_record(raw: bytes, sequence_number: str, arrived: int) -> list[Entry]:
+    """What one record of the stream holds, in order. ``arrived``: when it came into the stream, in s. Never raises."""
     match decode_record(raw):
         case Aggregate(records):
-            for sub_record in records:
-                yield _read_payload(sub_record.data)
+            return [read_payload(one.data, sequence_number, at, arrived) for at, one in enumerate(records)]
         case Plain(payload):
-            yield _read_payload(payload)
+            return [read_payload(payload, sequence_number, 0, arrived)]
         case Malformed(reason, detail):
-            yield reason, detail, raw
+            return [Poison(position(sequence_number, 0), sequence_number, arrived, reason, detail, raw)]
 
 
-def _read_payload(payload: bytes) -> Event | Erasure | tuple[str, str, bytes]:
-    event = decode(payload)
+def read_payload(payload: bytes, sequence_number: str, index: int, arrived: int) -> Entry:
+    """What the ``index``-th payload of a record is. ``arrived`` as for :func:`read_record`. Never raises."""
+    where, event = position(sequence_number, index), decode(payload)
     if not isinstance(event, Rejected):
-        return event
-    return erasure.decode(payload) or (event.reason, event.detail, payload)
+        return Arrived(where, sequence_number, event)
+    if found := erasure.decode(payload):
+        return ErasureArrived(where, sequence_number, found)
+    return Poison(where, sequence_number, arrived, event.reason, event.detail, payload)

@@ -1,8 +1,8 @@
 """`python -m infra.local`: the whole path on one machine, what `make run` calls.
 
 Starts the embedded AWS, makes its stacks, starts query API, event source with the consumer, collector and demo
-traffic, and stops them in the order that loses nothing: demo, collector (it flushes), event source (it drains the
-stream), query API, AWS (it saves).
+traffic, and stops them in the order that loses nothing: demo, collector (it flushes), archive and event source (they
+drain the stream), query API, AWS (it saves).
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ class RunSettings:
     fresh: bool = False
     directory: Path = Path(".liveinsight")
     endpoint: str | None = None
+    archive: bool = False
 
     @property
     def logs(self) -> Path:
@@ -78,6 +79,16 @@ class RunSettings:
     def checkpoints(self) -> Path:
         return self.directory / "event-source"
 
+    @property
+    def archived(self) -> Path:
+        """The checkpoints of the archive's delivery stream."""
+        return self.directory / "firehose"
+
+    def forget_progress(self) -> None:
+        """Have whoever reads the stream begin anew."""
+        for state in (self.checkpoints, self.archived):
+            shutil.rmtree(state, ignore_errors=True)
+
     @classmethod
     def from_environ(cls, environ: Mapping[str, str], arguments: list[str] | None = None) -> RunSettings:
         """Read ``arguments`` (default: the command line's) over ``environ``. Raises :class:`Unusable`."""
@@ -90,6 +101,7 @@ class RunSettings:
             ("aws-port", int, 5555, "port of the embedded AWS"),
             ("demo", int, 1, "0: no demo traffic"),
             ("demo-rate", float, 8.0, "demo events per second, about"),
+            ("archive", int, 0, "1: archive the stream's records in S3, to replay what the stream has no more"),
             ("fresh", int, 0, "1: start empty, and forget what the last run kept"),
             ("liveinsight-dir", Path, ".liveinsight", "where logs and what is kept between runs go"),
         ):
@@ -113,6 +125,7 @@ class RunSettings:
             fresh=bool(given.fresh),
             directory=given.dir,
             endpoint=environ.get("AWS_ENDPOINT_URL") or None,
+            archive=bool(given.archive),
         )
 
 
@@ -132,11 +145,11 @@ def run(settings: RunSettings, environ: Mapping[str, str]) -> int:
     if settings.fresh:
         settings.aws_state.unlink(missing_ok=True)
         settings.unsaved.unlink(missing_ok=True)
-        shutil.rmtree(settings.checkpoints, ignore_errors=True)
+        settings.forget_progress()
     if settings.unsaved.exists():
         say("the embedded AWS of the last run was killed: what came after it had started is lost")
-        # The tables are those of its start again, so their consumer must be, too; what they have counts once.
-        shutil.rmtree(settings.checkpoints, ignore_errors=True)
+        # Tables and archive are those of its start again, so their writers must be, too; what they have counts once.
+        settings.forget_progress()
     settings.logs.mkdir(parents=True, exist_ok=True)
     services = Services(settings.logs)
     code = 0
@@ -177,6 +190,8 @@ def start(settings: RunSettings, environ: Mapping[str, str], services: Services)
     query_api = ["-m", "query_api", "--host", HOST, "--port", str(settings.query_port)]
     services.start(Service("query-api", query_api, environ, healthy=lambda: answers(settings.query_port, "/health/")))
     services.start(event_source(settings, environ))
+    if settings.archive:
+        services.start(firehose(settings, environ))
     compact = ["-m", "stream_consumer", "compact", "--every", str(COMPACT_EVERY)]
     services.start(Service("compaction", compact, environ))
     collector = ["-m", "producer", "collector", "--host", HOST, "--port", str(settings.collector_port)]
@@ -211,6 +226,13 @@ def event_source(settings: RunSettings, environ: Mapping[str, str]) -> Service:
         return 0 < log.count("starting behind") <= log.count("the function is up")
 
     return Service("event-source", command, environ, function_is_up, stop_within=90.0)
+
+
+def firehose(settings: RunSettings, environ: Mapping[str, str]) -> Service:
+    """The archive's delivery stream."""
+    command = ["-m", "infra.local.firehose", "--stream", environ["LIVEINSIGHT_STREAM"]]
+    command += ["--bucket", environ["LIVEINSIGHT_ARCHIVE_BUCKET"], "--state", str(settings.archived)]
+    return Service("firehose", [*command, "--drain-timeout", "60"], environ, stop_within=90.0)
 
 
 def make_stacks(environ: Mapping[str, str]) -> dict[str, str]:
@@ -259,6 +281,7 @@ def names(outputs: Mapping[str, str]) -> dict[str, str]:
         "LIVEINSIGHT_ROLLUPS_TABLE": outputs["RollUpsTableName"],
         "LIVEINSIGHT_QUARANTINE_TABLE": outputs["QuarantineTableName"],
         "LIVEINSIGHT_FAILURES_QUEUE_URL": outputs["FailureQueueUrl"],
+        "LIVEINSIGHT_ARCHIVE_BUCKET": outputs["ArchiveBucketName"],
         # Only what runs on this machine reaches the collector, so what it says of a visitor's country may be believed.
         "LIVEINSIGHT_TRUST_EDGE_HEADERS": "1",
     }

@@ -85,12 +85,15 @@ class Handler(BaseHTTPRequestHandler):
         except Exception:  # noqa: BLE001 - moto's own fault; as from AWS, the client may try again
             traceback.print_exc()
             status, headers, content = "500 Internal Server Error", [], b'{"__type": "InternalFailure"}'
+        # The answer to a HEAD tells the length of what it does not give.
+        known = {name.lower(): value for name, value in headers}
+        length = known.get("content-length", "0") if self.command == "HEAD" else str(len(content))
         lines = [f"HTTP/1.1 {status}"]
         lines += [f"{name}: {value}" for name, value in headers if name.lower() not in {"content-length", "connection"}]
-        lines += [f"Content-Length: {len(content)}", "", ""]
+        lines += [f"Content-Length: {length}", "", ""]
         self.wfile.write("\r\n".join(lines).encode("latin-1") + content)
 
-    do_GET = do_POST = _answer  # noqa: N815 - the names that http.server looks for
+    do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = _answer  # noqa: N815 - the names that http.server looks for
 
     def _environ(self, body: bytes) -> dict[str, Any]:
         url = urlsplit(self.path)

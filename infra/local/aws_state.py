@@ -1,8 +1,8 @@
 """The embedded AWS's content in a file, so that a `make run` goes on where the last one stopped.
 
-Only content is kept: the stream's records, the tables' items, the queues' messages. The resources themselves are
-created from the template at each start, as ever, and get their content back at that moment if it still fits
-(the same shards, the same keys). So an edited template or another version of moto needs no migration.
+Only content is kept: the stream's records, the tables' items, the queues' messages, the buckets' objects. The
+resources themselves are created from the template at each start, as ever, and get their content back at that moment
+if it still fits (the same shards, the same keys). So an edited template or another version of moto needs no migration.
 
 The stream also keeps its creation time. Together with its ARN it tells a reader (the event source and its
 checkpoints) that this is the stream it knows.
@@ -20,6 +20,7 @@ import msgspec
 from moto.dynamodb.models import DynamoDBBackend, dynamodb_backends
 from moto.dynamodb.models.dynamo_type import DynamoType
 from moto.kinesis.models import KinesisBackend, Record, kinesis_backends
+from moto.s3.models import S3Backend, s3_backends
 from moto.sqs.models import SQSBackend, sqs_backends
 from msgspec import Struct
 
@@ -55,6 +56,7 @@ class Content(Struct):
     tables: dict[str, TableContent]
     queues: dict[str, list[str]]
     format: int = FORMAT
+    buckets: dict[str, dict[str, bytes]] = {}
 
 
 class _Format(Struct):
@@ -71,6 +73,10 @@ def save(path: Path, now: float) -> str:
         streams={stream.stream_name: _read_stream(stream, now) for stream in _each(kinesis_backends, "streams")},
         tables={table.name: _read_table(table, now) for table in _each(dynamodb_backends, "tables")},
         queues={queue.name: [message.body for message in queue._messages] for queue in _each(sqs_backends, "queues")},
+        buckets={
+            bucket.name: {key: found.value for key, found in bucket.keys.items()}
+            for bucket in _each(s3_backends, "buckets")
+        },
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
@@ -113,9 +119,10 @@ def restore_as_created(path: Path, say: Callable[[str], None]) -> None:
         say(content)
         return
     say(f"kept from the last run: {_counts(content)}")
-    streams, tables, queues = dict(content.streams), dict(content.tables), dict(content.queues)
+    streams, tables = dict(content.streams), dict(content.tables)
+    queues, buckets = dict(content.queues), dict(content.buckets)
     create_stream, create_table = KinesisBackend.create_stream, DynamoDBBackend.create_table
-    create_queue = SQSBackend.create_queue
+    create_queue, create_bucket = SQSBackend.create_queue, S3Backend.create_bucket
 
     def stream_with_content(backend: Any, stream_name: str, *args: Any, **kwargs: Any) -> Any:
         stream = create_stream(backend, stream_name, *args, **kwargs)
@@ -135,9 +142,16 @@ def restore_as_created(path: Path, say: Callable[[str], None]) -> None:
             backend.send_message(name, body)
         return queue
 
+    def bucket_with_content(backend: Any, bucket_name: str, *args: Any, **kwargs: Any) -> Any:
+        bucket = create_bucket(backend, bucket_name, *args, **kwargs)
+        for key, body in buckets.pop(bucket_name, {}).items():
+            backend.put_object(bucket_name, key, body)
+        return bucket
+
     KinesisBackend.create_stream = stream_with_content
     DynamoDBBackend.create_table = table_with_content
     SQSBackend.create_queue = queue_with_content
+    S3Backend.create_bucket = bucket_with_content
 
 
 def _unsaved(path: Path) -> Path:
@@ -147,7 +161,8 @@ def _unsaved(path: Path) -> Path:
 def _counts(content: Content) -> str:
     records = sum(len(shard.records) for stream in content.streams.values() for shard in stream.shards.values())
     items = sum(len(table.items) for table in content.tables.values())
-    return f"{records:,} records and {items:,} items"
+    objects = sum(len(bucket) for bucket in content.buckets.values())
+    return f"{records:,} records and {items:,} items" + (f" and {objects:,} objects" if objects else "")
 
 
 def _each(backends: Any, kind: str) -> list[Any]:

@@ -711,8 +711,15 @@ def source_of(given: argparse.Namespace) -> EventSource:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit code: 0 drained, 1 something is left, 2 the settings cannot be used."""
     given = options("python -m infra.local.event_source", DESCRIPTION).parse_args(arguments)
+    return run_until_signalled(lambda: source_of(given), given.log_level)
+
+
+def run_until_signalled(make: Callable[[], EventSource], log_level: str = "INFO") -> int:
+    """Make an event source and run it, in the main thread, until it has drained after SIGTERM or SIGINT, or stopped
+    after the second. The exit code is that of :func:`main`.
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    logger.setLevel(given.log_level)
+    logger.setLevel(log_level)
     source: EventSource | None = None
     signals, early = itertools.count(), []
 
@@ -727,7 +734,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
     try:
-        source = source_of(given)
+        source = make()
         for ask in early:
             ask(source)
         return source.run()

@@ -56,10 +56,10 @@ class Stream:
         created = round(summary["StreamCreationTimestamp"].timestamp() * 1000)
         return summary["StreamARN"], created, int(summary["RetentionPeriodHours"]) * 3_600_000
 
-    def shards(self) -> list[dict[str, Any]]:
-        """Every shard that the stream lists, open or closed."""
+    def shards(self, **which: Any) -> list[dict[str, Any]]:
+        """Every shard that the stream lists, open or closed; or ``which`` of them (ListShards' filter)."""
         found: list[dict[str, Any]] = []
-        query: dict[str, Any] = {"StreamName": self.name}
+        query: dict[str, Any] = {"StreamName": self.name, **which}
         while True:
             answer = self._call("ListShards", self._kinesis.list_shards, **query)
             found += answer["Shards"]
@@ -76,6 +76,18 @@ class Stream:
             where = {"ShardIteratorType": "AFTER_SEQUENCE_NUMBER", "StartingSequenceNumber": after}
         elif read_from:
             where = {"ShardIteratorType": "AT_TIMESTAMP", "Timestamp": datetime.fromtimestamp(read_from / 1000, UTC)}
+        first, _ = self._first(shard_id, where)
+        return first[1] if first else 0
+
+    def oldest(self, shard_id: str) -> tuple[str, int] | None:
+        """Sequence number and arrival (ms) of the oldest record that the stream holds of a shard; None for none."""
+        first, seen_all = self._first(shard_id, {"ShardIteratorType": "TRIM_HORIZON"})
+        if first is None and not seen_all:
+            raise Unavailable(f"GetRecords on {self.name}: {shard_id} answered {_LOOKS} times with nothing")
+        return first
+
+    def _first(self, shard_id: str, where: dict[str, Any]) -> tuple[tuple[str, int] | None, bool]:
+        """The first record of a shard from a place on, and whether it was looked for up to the tip."""
         answer = self._call(
             "GetShardIterator", self._kinesis.get_shard_iterator, StreamName=self.name, ShardId=shard_id, **where
         )
@@ -84,11 +96,11 @@ class Stream:
             answer = self._call("GetRecords", self._kinesis.get_records, ShardIterator=iterator, Limit=1)
             for record in answer["Records"]:
                 arrived: datetime = record["ApproximateArrivalTimestamp"]
-                return round(arrived.timestamp() * 1000)
+                return (record["SequenceNumber"], round(arrived.timestamp() * 1000)), True
             iterator = answer.get("NextShardIterator")
             if not iterator or not answer.get("MillisBehindLatest"):
-                break
-        return 0
+                return None, True
+        return None, False
 
     def _call(self, what: str, call: Callable[..., Any], **arguments: Any) -> Any:
         try:

@@ -11,11 +11,13 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from infra.local import stacks
+from infra.local import firehose, stacks
 from infra.local.shard_mapping import MappingSettings
 from stream_consumer import items
+from stream_consumer.archive import reader, refold
 from stream_consumer.lambda_handler import ConsumerSettings
 
+ARCHIVE = stacks.TEMPLATES / "archive.yaml"
 HASH, RANGE = "HASH", "RANGE"
 #: (attribute, its type, its part) of each key; what the tables' readers and writers rely on.
 PK, SK = ("pk", "S", HASH), ("sk", "S", RANGE)
@@ -94,6 +96,7 @@ def test_names_follow_the_stage_and_are_all_given_out(aws: None) -> None:
         *(f"liveinsight-dev-{table}" for table in TABLES),
         "liveinsight-dev-events",
         "liveinsight-dev-failures",
+        "liveinsight-dev-archive-123456789012",
     }
     assert {key.removesuffix("Name") for key in outputs if key.endswith("Name")} == {
         key.removesuffix("Arn") for key in outputs if key.endswith("Arn")
@@ -208,6 +211,66 @@ def test_the_compaction_has_its_handler_its_table_and_no_more() -> None:
     ]
     assert str(statements[0]["Resource"]).count("*") == 0
     assert [one["Sid"] for one in statements if one["Resource"] == "*"] == ["Trace"]
+
+
+def test_the_archives_bucket_is_encrypted_and_private_and_keeps_everything_unless_it_is_told(aws: None) -> None:
+    bucket = create()["ArchiveBucketName"]
+    rules = boto3.client("s3").get_bucket_encryption(Bucket=bucket)["ServerSideEncryptionConfiguration"]["Rules"]
+    assert rules[0]["ApplyServerSideEncryptionByDefault"]["SSEAlgorithm"] == "AES256"
+    ((_, declared),) = resources(stacks.DATA, "AWS::S3::Bucket").items()
+    properties = declared["Properties"]
+    assert set(properties["PublicAccessBlockConfiguration"].values()) == {True}
+    assert "VersioningConfiguration" not in properties
+    _, expiry = properties["LifecycleConfiguration"]["Rules"]
+    kept = {"Id": "expiry", "Status": "Enabled", "ExpirationInDays": {"Ref": "ArchiveDays"}}
+    assert expiry == {"Fn::If": ["ArchiveExpires", kept, {"Ref": "AWS::NoValue"}]}
+    template = stacks.load_template(stacks.DATA)
+    assert template["Parameters"]["ArchiveDays"]["Default"] == 0
+    assert template["Conditions"]["ArchiveExpires"] == {"Fn::Not": [{"Fn::Equals": [{"Ref": "ArchiveDays"}, 0]}]}
+
+
+def test_the_delivery_stream_writes_what_the_archives_reader_reads() -> None:
+    ((_, declared),) = resources(ARCHIVE, "AWS::KinesisFirehose::DeliveryStream").items()
+    destination = declared["Properties"]["ExtendedS3DestinationConfiguration"]
+    hour = "!{timestamp:yyyy/MM/dd/HH}/"
+    assert destination["Prefix"] == reader.PREFIX + hour
+    assert destination["ErrorOutputPrefix"] == reader.ERROR_PREFIX + hour + "!{firehose:error-output-type}/"
+    assert reader.hour_prefix(1_700_000_000_000) == reader.PREFIX + "2023/11/14/22/"
+    assert "CustomTimeZone" not in destination
+    assert destination["CompressionFormat"] == "GZIP"
+    # What one object spans must be far less than what is read before a time for the records after it.
+    assert stacks.load_template(ARCHIVE)["Parameters"]["BufferSeconds"]["MaxValue"] * 1000 < refold.LOOKAHEAD_MS
+    (processor,) = destination["ProcessingConfiguration"]["Processors"]
+    parameters = {one["ParameterName"]: one["ParameterValue"] for one in processor["Parameters"]}
+    assert parameters["LambdaArn"] == {"Fn::GetAtt": ["TransformFunction", "Arn"]}
+    assert float(parameters["BufferSizeInMBs"]) * 1024 * 1024 == firehose.BUFFER_BYTES
+    bucket = resources(stacks.DATA, "AWS::S3::Bucket")["ArchiveBucket"]["Properties"]["BucketName"]["Fn::Sub"]
+    assert destination["BucketARN"] == {"Fn::Sub": "arn:${AWS::Partition}:s3:::" + bucket}
+    source = declared["Properties"]["KinesisStreamSourceConfiguration"]["KinesisStreamARN"]
+    assert source["Fn::Sub"].endswith(":stream/liveinsight-${Stage}-events")
+
+
+def test_the_archives_function_has_its_handler_and_its_roles_may_do_no_more_than_they_must() -> None:
+    function = stacks.properties_of(stacks.FUNCTION, ARCHIVE, {"Stage": "local"}, only=["Handler"])
+    module, name = function["Handler"].rsplit(".", 1)
+    assert callable(getattr(__import__(module, fromlist=[name]), name))
+    ((_, declared),) = resources(ARCHIVE, stacks.FUNCTION).items()
+    assert "Environment" not in declared["Properties"]
+    roles = resources(ARCHIVE, "AWS::IAM::Role")
+    statements = {
+        name: {one["Sid"]: one for one in role["Properties"]["Policies"][0]["PolicyDocument"]["Statement"]}
+        for name, role in roles.items()
+    }
+    assert set(statements["TransformRole"]) == {"Log", "Trace"}
+    delivery = statements["DeliveryRole"]
+    assert set(delivery) == {"ReadTheStream", "Transform", "FindTheBucket", "WriteObjects", "Log"}
+    assert not [one for one in delivery.values() if one["Resource"] == "*" or "*" in str(one["Action"])]
+    assert "s3:DeleteObject" not in str(delivery)
+    (function_arn, latest) = delivery["Transform"]["Resource"]
+    assert (function_arn, latest) == (
+        {"Fn::GetAtt": ["TransformFunction", "Arn"]},
+        {"Fn::Sub": "${TransformFunction.Arn}:$LATEST"},
+    )
 
 
 def test_cfn_lint_finds_nothing() -> None:

@@ -14,64 +14,20 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import boto3
 import msgspec
 import pytest
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from infra.local import aws_state, stacks
+from infra.local import aws_state
 from infra.local.aws import Server
+from tests.embedded_aws import STREAM, Embedded, start
 
-STREAM = "liveinsight-local-events"
 SESSIONS = "liveinsight-local-sessions"
 CHUNKS = "liveinsight-local-session-events"
-
-
-@dataclass
-class Embedded:
-    """One run of `python -m infra.local.aws`."""
-
-    process: subprocess.Popen[str]
-    url: str
-
-    def client(self, service: str) -> Any:
-        return boto3.client(
-            service,
-            endpoint_url=self.url,
-            region_name="us-east-1",
-            aws_access_key_id="test",
-            aws_secret_access_key="test",
-            config=Config(max_pool_connections=20, retries={"total_max_attempts": 1}),
-        )
-
-    def create_stack(self) -> dict[str, str]:
-        return stacks.create_stack(self.client("cloudformation"), stacks.DATA, stacks.LOCAL_DATA)
-
-    def create_stream(self) -> None:
-        """The stack's stream without the stack, which takes its seconds."""
-        self.client("kinesis").create_stream(StreamName=STREAM, ShardCount=2)
-
-    def stop(self, number: int = signal.SIGTERM) -> str:
-        """Stop it; returns what it printed."""
-        self.process.send_signal(number)
-        output, _ = self.process.communicate(timeout=30)
-        return output
-
-
-def start(*arguments: str) -> Embedded:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "infra.local.aws", "--port", "0", *arguments], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("listening on "):
-            return Embedded(process, line.split()[-1])
-    raise AssertionError("it ended before it listened")
+ARCHIVE = "liveinsight-local-archive-123456789012"
 
 
 @pytest.fixture(scope="module")
@@ -365,7 +321,7 @@ def test_records_past_the_retention_are_dropped_and_readers_go_on() -> None:
 
 
 def contents(server: Embedded) -> dict[str, Any]:
-    kinesis, dynamodb = server.client("kinesis"), server.client("dynamodb")
+    kinesis, dynamodb, s3 = server.client("kinesis"), server.client("dynamodb"), server.client("s3")
     description = kinesis.describe_stream_summary(StreamName=STREAM)["StreamDescriptionSummary"]
     return {
         "stream": (description["StreamARN"], description["StreamCreationTimestamp"]),
@@ -376,6 +332,10 @@ def contents(server: Embedded) -> dict[str, Any]:
             KeyConditionExpression="pk = :pk",
             ExpressionAttributeValues={":pk": {"S": "p"}},
         )["Items"],
+        "objects": {
+            one["Key"]: s3.get_object(Bucket=ARCHIVE, Key=one["Key"])["Body"].read()
+            for one in s3.list_objects_v2(Bucket=ARCHIVE).get("Contents", ())
+        },
     }
 
 
@@ -393,9 +353,16 @@ def test_a_stop_and_a_start_keep_everything(tmp_path: Path) -> None:
         dynamodb.put_item(TableName=CHUNKS, Item={"pk": {"S": "p"}, "sk": {"S": sk}, "body": {"B": b"\x00\xff"}})
     queue = sqs.get_queue_url(QueueName=outputs["FailureQueueName"])["QueueUrl"]
     sqs.send_message(QueueUrl=queue, MessageBody='{"é": 1}')
+    s3 = first.client("s3")
+    s3.put_object(Bucket=ARCHIVE, Key="events/2024/01/01/00/é.gz", Body=bytes(range(256)) * 4096)
+    s3.put_object(Bucket=ARCHIVE, Key="gone", Body=b"")
+    s3.delete_object(Bucket=ARCHIVE, Key="gone")
     before = contents(first)
+    assert before["objects"] == {"events/2024/01/01/00/é.gz": bytes(range(256)) * 4096}
+    head = s3.head_object(Bucket=ARCHIVE, Key="events/2024/01/01/00/é.gz")
+    assert head["ContentLength"] == 256 * 4096
     before["sessions"] = [item for item in before["sessions"] if item["pk"]["S"] != "gone"]
-    assert "saved 20 records and 4 items" in first.stop()
+    assert "saved 20 records and 4 items and 1 objects" in first.stop()
     assert first.process.returncode == 0
 
     assert [file.name for file in state.parent.iterdir()] == ["aws-state"]
@@ -434,6 +401,15 @@ def test_a_sequence_number_is_never_given_twice_even_if_the_process_was_killed(t
 def put_one(server: Embedded) -> int:
     answer = server.client("kinesis").put_record(StreamName=STREAM, Data=b"x", PartitionKey="k", ExplicitHashKey="0")
     return int(answer["SequenceNumber"])
+
+
+def test_a_state_of_before_there_were_buckets_can_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "aws-state"
+    earlier = {"saved_at": 1.0, "streams": {}, "tables": {}, "queues": {"q": ["m"]}, "format": aws_state.FORMAT}
+    path.write_bytes(msgspec.msgpack.encode(earlier))
+    found = aws_state.load(path)
+    assert isinstance(found, aws_state.Content)
+    assert (found.queues, found.buckets) == ({"q": ["m"]}, {})
 
 
 def test_writers_are_cut_off_by_the_stop_and_all_they_were_told_is_kept(tmp_path: Path) -> None:
