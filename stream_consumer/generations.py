@@ -51,8 +51,9 @@ class Generation(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Its figures are of what arrived at the collectors before ``start``, copied from generation ``base``, and of all that
     came then, consumed; with ``start`` 0, of all that was consumed. ``read_from``: where its consumers begin in the
-    stream (arrival there), 0 for its oldest record. ``archive``: where older events are read from, '' for nowhere.
-    ``progress`` is what an interrupted command needs to go on. ``mapping``: the id of its event source mapping on AWS.
+    stream (arrival there), 0 for its oldest record. ``archive``: the bucket that older events are read from, '' for
+    none. ``progress`` is what an interrupted command needs to go on. ``mapping``: the id of its event source mapping on
+    AWS.
     """
 
     name: str

@@ -16,12 +16,13 @@ from typing import Any
 import msgspec
 
 from producer.client import local_or_environ_kinesis
+from stream_consumer.archive.reader import Archive, DamagedObject, local_or_environ_archive
 from stream_consumer.generations import Generation, Pointer, Refused, State, is_name
-from stream_consumer.replay.base import Copied
+from stream_consumer.merged import HOUR_MS
 from stream_consumer.replay.differences import Comparison, Differences, SessionDifference
 from stream_consumer.replay.lag import ShardLag, Stream, longest
 from stream_consumer.replay.mapping import Mappings
-from stream_consumer.replay.operation import Replays, moment
+from stream_consumer.replay.operation import Reading, Replays, moment, prepared
 from stream_consumer.table import TableNames, local_or_environ_dynamodb
 
 _ABOUT = """\
@@ -29,6 +30,8 @@ Compute the past again, into a generation of its own, while the serving one goes
 
   python -m stream_consumer replay start --from 24h            from a day ago on, and on into live traffic
   python -m stream_consumer replay start --from TRIM_HORIZON   everything that the stream holds
+  python -m stream_consumer replay start --from 2026-01-01T00:00Z --archive
+                                                               older than that: from the archive, then the stream
   python -m stream_consumer replay status --watch              how far each shard is, how fast, time left
   python -m stream_consumer replay diff g2                     what it says otherwise than the serving one
   python -m stream_consumer replay promote g2                  serve it; readers see one or the other, never a mix
@@ -68,6 +71,19 @@ def add(areas: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         metavar="WHEN",
         help="24h, 90m or 7d ago, a time (2026-01-31T08:00Z), or TRIM_HORIZON: all that the stream holds; "
         "left out, the replay that is being prepared goes on",
+    )
+    start.add_argument(
+        "--archive",
+        action="store_true",
+        help="read what the stream does not hold any more from the archive (LIVEINSIGHT_ARCHIVE_BUCKET); --from may be "
+        "as early as its first full hour, which TRIM_HORIZON means then",
+    )
+    start.add_argument("--skip-bad-lines", action="store_true", help="of the archive, naming each; else they stop it")
+    start.add_argument(
+        "--accept-failed", action="store_true", help="go on without what the delivery stream could not archive"
+    )
+    start.add_argument(
+        "--lookahead", type=_hours, default=1.0, metavar="HOURS", help="how late an archived object may be (default: 1)"
     )
     start.add_argument("--to", choices=["now"], default="now", help="a replay goes on into live traffic (the default)")
     start.add_argument("--version", default="", help="on AWS: the function's version to run (default: publish one)")
@@ -136,15 +152,30 @@ def _mappings() -> Mappings | None:
 
 def _start(given: argparse.Namespace) -> int:
     replays = _replays()
-    generation = replays.unfinished() if given.start is None else replays.begin(_when(given.start, now_ms()))
+    archive = _archive() if given.archive else None
+    if given.start is None:
+        generation = replays.unfinished()
+        archive = _archive() if generation.archive else None
+    else:
+        generation = replays.begin(_when(given.start, now_ms()), archive)
     print(f"{generation.name}: from {moment(generation.start)}, based on {generation.base}", file=sys.stderr)
-    with _bars("copying") as seen:
-        generation = replays.prepare(generation, seen, version=given.version, fan_out=given.fan_out)
-    copied = msgspec.convert(generation.progress, Copied)
+    reading = Reading(
+        bad=_say_bad if given.skip_bad_lines else None,
+        accept_failed=given.accept_failed,
+        lookahead=round(given.lookahead * HOUR_MS),
+    )
+    with _bars("preparing") as seen:
+        generation = replays.prepare(
+            generation, seen, archive=archive, reading=reading, version=given.version, fan_out=given.fan_out
+        )
+    copied, folded = prepared(generation).base, prepared(generation).archive
     if generation.start:
         print(
             "copied " + ", ".join(f"{copied.counts.get(what, 0):,} {name}" for what, name in _COPIED), file=sys.stderr
         )
+    if generation.archive:
+        counts = ", ".join(f"{count:,} {name}" for name, count in sorted(folded.counts.items()))
+        print(f"folded from the archive: {counts or 'nothing'}", file=sys.stderr)
     if copied.inexact:
         print(
             f"{copied.counts['inexact']} sessions hold more events than are stored, or are dated after their arrival: "
@@ -162,6 +193,14 @@ _COPIED = (
     ("rollups", "roll-ups"),
     ("merged", "merged items"),
 )
+
+
+def _archive() -> Archive:
+    return local_or_environ_archive(os.environ)
+
+
+def _say_bad(damage: DamagedObject) -> None:
+    print(f"passed over: {damage}", file=sys.stderr)
 
 
 def _status(given: argparse.Namespace) -> int:
@@ -195,7 +234,8 @@ def _status_facts(
             "serving": one.name == pointer.serving,
             "base": one.base,
             "start": moment(one.start) if one.start else "",
-            "copied": {key: value for key, value in one.progress.items() if key != "places"},
+            "copied": prepared(one).base.counts,
+            "archive": {"bucket": one.archive, "until": _or_none(prepared(one).archive.until)} if one.archive else None,
             "behind": longest(lags.get(one.name, ()), now) / 1000,
             "shards": [_shard_facts(one, lag, now) for lag in lags.get(one.name, ())],
         }
@@ -236,8 +276,10 @@ def _status_lines(
             f" on {one.base}" if one.base else ""
         )
         if one.state is State.PREPARING:
-            copied = msgspec.convert(one.progress, Copied)
-            yield f"  copying {copied.phase}; so far {sum(copied.counts.values()):,} items"
+            so_far = prepared(one)
+            yield f"  copying: {so_far.base.phase}, so far {sum(so_far.base.counts.values()):,} items"
+            if one.archive:
+                yield f"  archive: folded up to {_or_none(so_far.archive.until) or 'nowhere yet'}"
         if one.name not in lags:
             continue
         yield f"  {'shard':24} {'behind':>12} {'events/s':>10} {'speed':>8} {'left':>10} {'done':>6}"
@@ -246,6 +288,10 @@ def _status_lines(
                 f"  {facts['shard']:24} {_duration(facts['behind']):>12} {_number(facts['rate'], ',.0f'):>10} "
                 f"{_number(facts['speed'], ',.1f', 'x'):>8} {_duration(facts['left']):>10} {facts['done']:>6.0%}"
             )
+
+
+def _or_none(at: int) -> str | None:
+    return moment(at) if at else None
 
 
 def _number(value: float | None, form: str, unit: str = "") -> str:
@@ -374,6 +420,13 @@ def _when(text: str, now: int) -> int | None:
     except ValueError:
         raise ValueError(f"--from {text!r}: 24h, 90m or 7d, a time like 2026-01-31T08:00Z, or TRIM_HORIZON") from None
     return round((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def _hours(text: str) -> float:
+    hours = float(text)
+    if not 1 <= hours <= 24 * 7:
+        raise argparse.ArgumentTypeError("from 1 to 168")
+    return hours
 
 
 def _name(text: str) -> str:

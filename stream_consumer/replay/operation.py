@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec.structs import replace
 
+from stream_consumer.archive.reader import Archive, ArchiveError, DamagedObject
+from stream_consumer.archive.refold import LOOKAHEAD_MS, Progress, Refolded, refold
 from stream_consumer.generations import Generation, Generations, Pointer, Refused, State, scoped
 from stream_consumer.items import Item
 from stream_consumer.merged import HOUR_MS
 from stream_consumer.replay.base import DONE, Base, Copied
+from stream_consumer.replay.handover import handover, settled
 from stream_consumer.replay.lag import ShardLag, Stream, lags, longest, told
 from stream_consumer.replay.mapping import Mappings
 from stream_consumer.replay.scanning import scan, size
-from stream_consumer.table import TableNames, delete_items
+from stream_consumer.table import TableNames, Tables, delete_items
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -29,6 +32,31 @@ TRIM_MARGIN_MS = HOUR_MS
 _CATCH_UP_MS = 10_000
 #: Seconds in which every consumer has seen that a generation is being dropped.
 _CONSUMERS_STOP = 4.0
+
+
+class Prepared(msgspec.Struct, frozen=True):
+    """What is done of preparing a generation: its ``progress``."""
+
+    base: Copied = msgspec.field(default_factory=Copied)
+    archive: Refolded = Refolded()
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """How an archive is read: ``bad`` takes lines that cannot be read (None: they stop it), ``accept_failed`` goes on
+    without what could not be archived, ``lookahead`` (ms) is how late an object may be.
+    """
+
+    bad: Callable[[DamagedObject], None] | None = None
+    accept_failed: bool = False
+    lookahead: int = LOOKAHEAD_MS
+
+
+def prepared(generation: Generation) -> Prepared:
+    """What is done of preparing a generation."""
+    return msgspec.convert(generation.progress, Prepared)
+
+
+_AS_IT_IS = Reading()
 
 #: Told of work on the way: (what, how much more, of about how much).
 Seen = Callable[[str, int, int], None]
@@ -63,12 +91,13 @@ class Replays:
         self._mappings = mappings
         self._sleep = sleep
 
-    def begin(self, asked: int | None) -> Generation:
-        """A new generation that begins at ``asked`` (ms; rounded down to the hour), or with all that the stream holds.
+    def begin(self, asked: int | None, archive: Archive | None = None) -> Generation:
+        """A new generation that begins at ``asked`` (ms; rounded down to the hour), or with all that there is: that the
+        stream holds, or with ``archive`` that one from its first full hour on.
 
         Where one is being prepared already, that one, if it begins there too.
         """
-        start, read_from = self._cut(asked)
+        start, read_from = self._archive_cut(archive, asked) if archive else self._cut(asked)
         known = self.generations.all()
         for one in known:
             if one.state is State.PREPARING and one.start == start:
@@ -86,6 +115,7 @@ class Replays:
             base=source,
             start=start,
             read_from=read_from,
+            archive=archive.bucket if archive else "",
             created=self._clock(),
         )
         if not self.generations.add(new):
@@ -100,23 +130,82 @@ class Replays:
         raise Refused("no replay is being prepared: say where one is to begin, as in --from 24h or --from TRIM_HORIZON")
 
     def prepare(
-        self, generation: Generation, seen: Seen = _unseen, *, version: str = "", fan_out: bool = False
+        self,
+        generation: Generation,
+        seen: Seen = _unseen,
+        *,
+        archive: Archive | None = None,
+        reading: Reading = _AS_IT_IS,
+        version: str = "",
+        fan_out: bool = False,
     ) -> Generation:
-        """Copy what a generation begins with, and let it be consumed from then on. Goes on where it was interrupted."""
-        copied = msgspec.convert(generation.progress, Copied)
-        if generation.start and copied.phase != DONE:
+        """Copy what a generation begins with, fold the ``archive`` if it has one, and let it be consumed from then on.
 
-            def save(so_far: Copied) -> None:
-                nonlocal generation
-                progress = msgspec.to_builtins(so_far)
-                generation = self.generations.change(generation, replace(generation, progress=progress))
-
-            Base(self._client, self._names, generation.base, generation.name, generation.start).copy(copied, save, seen)
+        Goes on where it was interrupted.
+        """
+        if generation.start and prepared(generation).base.phase != DONE:
+            generation = self._copy(generation, seen)
+        if generation.archive:
+            if archive is None or archive.bucket != generation.archive:
+                raise Refused(f"{generation.name} is folded from the archive in {generation.archive}: name that one")
+            try:
+                generation = self._fold(generation, archive, reading, seen)
+            except ArchiveError as error:
+                raise Refused(str(error)) from error
         mapping = ""
         if self._mappings:
             arn, _, _ = self._stream.described()
             mapping = self._mappings.ensure(generation, arn, version=version, fan_out=fan_out)
         return self.generations.change(generation, replace(generation, state=State.CONSUMING, mapping=mapping))
+
+    def _copy(self, generation: Generation, seen: Seen) -> Generation:
+        so_far = prepared(generation)
+
+        def save(copied: Copied) -> None:
+            nonlocal generation
+            generation = self._save(generation, replace(so_far, base=copied))
+
+        base = Base(self._client, self._names, generation.base, generation.name, generation.start)
+        base.copy(so_far.base, save, seen)
+        return generation
+
+    def _fold(self, generation: Generation, archive: Archive, reading: Reading, seen: Seen) -> Generation:
+        """Fold the archive up to where the stream surely takes over, and see to it that it does."""
+        tables = Tables(scoped(self._client, self._names, generation.name), self._names)
+        so_far = prepared(generation)
+        done, hours = so_far.archive, 0
+
+        def save(folded: Refolded) -> None:
+            nonlocal generation
+            generation = self._save(generation, replace(so_far, archive=folded))
+
+        def progress(at: Progress) -> None:
+            nonlocal hours
+            seen("hours", at.hours_done - hours, at.hours)
+            hours = at.hours_done
+
+        _, _, retention = self._stream.described()
+        while done.until < (until := settled(self._clock(), retention)):
+            hours = 0
+            done = refold(
+                archive,
+                tables,
+                since=generation.start - CLOCK_SKEW_MS,
+                until=until,
+                done=done,
+                save=save,
+                progress=progress,
+                bad=reading.bad,
+                accept_failed=reading.accept_failed,
+                lookahead=reading.lookahead,
+            )
+        live = told(self._client, self._names, self.generations.pointer().serving)
+        consumed = {shard: one.sequence_number for shard, one in live.items()}
+        read_from = handover(done.ends, self._stream, now=self._clock(), consumed=consumed)
+        return self.generations.change(generation, replace(generation, read_from=read_from))
+
+    def _save(self, generation: Generation, so_far: Prepared) -> Generation:
+        return self.generations.change(generation, replace(generation, progress=msgspec.to_builtins(so_far)))
 
     def lags(self, generation: Generation) -> list[ShardLag]:
         """Where the consumers of a generation stand."""
@@ -252,6 +341,20 @@ class Replays:
                     )
                 start = 0
         return start, max(0, start - CLOCK_SKEW_MS)
+
+    def _archive_cut(self, archive: Archive, asked: int | None) -> tuple[int, int]:
+        first = archive.first_hour()
+        if first is None:
+            raise Refused(f"nothing is archived in {archive.bucket} yet")
+        # Its first hour may be a part of one.
+        first += HOUR_MS
+        start = first if asked is None else asked - asked % HOUR_MS
+        _, _, retention = self._stream.described()
+        if start < first:
+            raise Refused(f"the archive has full hours from {moment(first)} on: begin there, or later")
+        if start >= settled(self._clock(), retention):
+            raise Refused(f"the stream itself holds what came from {moment(start)} on: leave out --archive")
+        return start, start - CLOCK_SKEW_MS
 
     def _check_source(self, source: str, read_from: int, start: int) -> None:
         """What arrived before ``read_from`` must be in the source already: the replay does not read it."""

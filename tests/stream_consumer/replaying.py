@@ -42,8 +42,16 @@ class MemoryStream:
     def described(self) -> tuple[str, int, int]:
         return "arn:aws:kinesis:us-east-1:123456789012:stream/events", self.created, self.retention
 
-    def shards(self) -> list[dict]:
+    def shards(self, **which: object) -> list[dict]:
         return [{"ShardId": shard_id, "SequenceNumberRange": {}} for shard_id in self.records]
+
+    def oldest(self, shard_id: str) -> tuple[str, int] | None:
+        return next(((str(one.sequence_number), one.arrived) for one in self.records[shard_id]), None)
+
+    def expire(self, before: int) -> None:
+        """Drop what arrived before then (ms)."""
+        for shard_id, log in self.records.items():
+            self.records[shard_id] = [one for one in log if one.arrived >= before]
 
     def next_arrived(self, shard_id: str, after: str, read_from: int) -> int:
         return next(
@@ -114,7 +122,8 @@ class Consumer:
 
     def left(self, shard: str) -> list[Record]:
         behind = self.done.get(shard, 0)
-        return [one for one in self.stream.records[shard][behind:] if one.arrived >= self.read_from]
+        log = self.stream.records[shard]
+        return [one for one in log if one.sequence_number > behind and one.arrived >= self.read_from]
 
     def step(self, rng: random.Random, most: int = 5, before: int | None = None) -> bool:
         """Consume one batch of some shard, of what arrived ``before``; whether there was any. A child waits for its parent."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import random
+from contextlib import suppress
 from typing import Any
 from unittest import mock
 
 import pytest
 
+from producer.event import encode
 from stream_consumer import __main__ as cli
+from stream_consumer.archive.reader import Archive, hour_prefix
 from stream_consumer.consume import consume
 from stream_consumer.generations import FIRST, Generation, Generations, Pointer, Refused, State, scoped
 from stream_consumer.items import read_rollup
@@ -17,11 +20,13 @@ from stream_consumer.merged import HOUR_MS
 from stream_consumer.replay import commands
 from stream_consumer.replay.base import DONE
 from stream_consumer.replay.differences import Comparison
-from stream_consumer.replay.operation import CLOCK_SKEW_MS, Replays
+from stream_consumer.replay.operation import CLOCK_SKEW_MS, Replays, prepared
 from stream_consumer.session import Session
 from stream_consumer.table import Tables
+from tests.archiving import StreamRecord, put
 from tests.builders import NOON, a_batch, an_event
-from tests.fake_dynamodb import NAMES, FakeDynamo
+from tests.fake_dynamodb import NAMES, Crash, FakeDynamo
+from tests.fake_s3 import FakeS3
 from tests.stream_consumer.replaying import CUT, Consumer, MemoryStream, a_stream, figures, items_of, sums
 
 NOW = CUT + 4 * HOUR_MS
@@ -79,7 +84,7 @@ def test_a_replay_from_its_begin_to_its_end(world: Deployment) -> None:
         created=NOW,
         progress=generation.progress,
     )
-    assert generation.progress["phase"] == DONE
+    assert prepared(generation).base.phase == DONE
     found = Comparison(world.dynamo, NAMES, "g1", "g2").run()  # type: ignore[arg-type]
     assert found.none
     assert found.sessions == len(items_of(world.dynamo, "g1", NAMES.sessions)) > 5
@@ -287,6 +292,76 @@ def test_what_differs_is_told_with_its_amount_and_what_moves_is_not_taken_for_a_
     assert found.labels["other"]["page_views of page /p500"] == (0, 1)
     one_site = Comparison(world.dynamo, NAMES, "g1", "g2", site="other", sleep=lambda s: None).run()  # type: ignore[arg-type]
     assert (one_site.sessions, one_site.sessions_differ, one_site.moving) == (1, 1, 0)
+
+
+def archived(stream: MemoryStream) -> Archive:
+    """An archive of all that is in the stream, an object for each hour."""
+    s3 = FakeS3()
+    records = [
+        StreamRecord(shard, one.sequence_number, encode(one.event), one.arrived)  # type: ignore[arg-type]
+        for shard, log in stream.records.items()
+        for one in log
+    ]
+    for hour in {one.arrived // HOUR_MS for one in records}:
+        put(s3, [one for one in records if one.arrived // HOUR_MS == hour])
+    return Archive(s3, "archive")
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_the_stream_holds_no_more_comes_from_the_archive_and_the_stream_takes_over(seed: int) -> None:
+    """Whatever interrupts it; and the overlap counts once."""
+    world = Deployment(seed, 120)
+    archive = archived(world.stream)
+    world.first.run(world.rng)
+    world.stream.retention = 4 * HOUR_MS
+    world.stream.expire(NOW - world.stream.retention)
+    generation = world.replays.begin(CUT - HOUR_MS, archive)
+    assert (generation.start, generation.archive) == (CUT - HOUR_MS, "archive")
+    change = world.replays.generations.change
+
+    def unlucky(old: Generation, new: Generation) -> Generation:
+        if world.rng.random() < 0.4:
+            raise Crash
+        return change(old, new)
+
+    with mock.patch.object(world.replays.generations, "change", unlucky):
+        while generation.state is State.PREPARING:
+            with suppress(Crash):
+                generation = world.replays.prepare(world.replays.unfinished(), archive=archive)
+    assert NOW - world.stream.retention <= generation.read_from + HOUR_MS <= CUT + 2 * HOUR_MS
+    world.consumer_of(generation).run(world.rng)
+    found, wanted = figures(world.dynamo, "g2"), figures(world.dynamo, "g1")
+    assert {key: item for key, item in found.items() if key[1]} == {key: item for key, item in wanted.items() if key[1]}
+    assert {key: item["body"] for key, item in found.items()} == {key: item["body"] for key, item in wanted.items()}
+    assert Comparison(world.dynamo, NAMES, "g1", "g2").run().none  # type: ignore[arg-type]
+
+
+def test_an_archive_is_read_only_where_it_has_full_hours_that_the_stream_has_not(world: Deployment) -> None:
+    world.first.run(world.rng)
+    archive = archived(world.stream)
+    with pytest.raises(Refused, match="the archive has full hours from 2023-11-14T21:00:00Z on"):
+        world.replays.begin(CUT - 2 * HOUR_MS, archive)
+    with pytest.raises(Refused, match=r"the stream itself holds what came from .* leave out --archive"):
+        world.replays.begin(CUT, archive)
+    with pytest.raises(Refused, match="nothing is archived in archive yet"):
+        world.replays.begin(None, Archive(FakeS3(), "archive"))
+    world.stream.retention = 4 * HOUR_MS
+    generation = world.replays.begin(None, archive)
+    assert generation.start == CUT - HOUR_MS
+    with pytest.raises(Refused, match="g2 is folded from the archive in archive: name that one"):
+        world.replays.prepare(generation)
+
+
+def test_between_archive_and_stream_nothing_may_be_missing(world: Deployment) -> None:
+    archive = archived(world.stream)
+    world.first.run(world.rng)
+    world.stream.retention = 4 * HOUR_MS
+    world.stream.expire(NOW)
+    s3: Any = archive._s3
+    for key in [key for key in s3.objects if hour_prefix(CUT + HOUR_MS) in key]:
+        del s3.objects[key]
+    with pytest.raises(Refused, match=r"shard-0: the archive ends at .* what came in between may be in neither"):
+        world.replays.prepare(world.replays.begin(CUT - HOUR_MS, archive), archive=archive)
 
 
 @pytest.fixture
