@@ -367,7 +367,14 @@ def _printable(text: str) -> str:
 
 
 def _promote(given: argparse.Namespace) -> int:
-    pointer = _replays().promote(given.generation, round(given.max_lag * 1000))
+    replays = _replays()
+    pointer = replays.promote(given.generation, round(given.max_lag * 1000))
+    if unswept := replays.unswept(pointer.serving):
+        print(
+            f"visitors of {', '.join(unswept)} who were erased are in its visitor sets (nowhere else): "
+            "erase them again",
+            file=sys.stderr,
+        )
     print(
         f"{pointer.serving} is served" + (f"; `replay rollback` serves {pointer.previous}" if pointer.previous else "")
     )

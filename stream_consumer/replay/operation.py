@@ -12,14 +12,14 @@ from msgspec.structs import replace
 from stream_consumer.archive.reader import Archive, ArchiveError, DamagedObject
 from stream_consumer.archive.refold import LOOKAHEAD_MS, Progress, Refolded, refold
 from stream_consumer.generations import Generation, Generations, Pointer, Refused, State, scoped
-from stream_consumer.items import Item
+from stream_consumer.items import SITES, Item, footprint_key
 from stream_consumer.merged import HOUR_MS
 from stream_consumer.replay.base import DONE, Base, Copied
 from stream_consumer.replay.handover import handover, settled
 from stream_consumer.replay.lag import ShardLag, Stream, lags, longest, told
 from stream_consumer.replay.mapping import Mappings
 from stream_consumer.replay.scanning import scan, size
-from stream_consumer.table import TableNames, Tables, delete_items
+from stream_consumer.table import TableNames, Tables, delete_items, query_items
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -232,6 +232,12 @@ class Replays:
         if most_behind <= _CATCH_UP_MS:
             self._let_catch_up(generation, pointer.serving)
         return self._point(pointer, name)
+
+    def unswept(self, name: str) -> list[str]:
+        """The sites in whose visitor sets of a generation there are still visitors who were erased."""
+        client, table = scoped(self._client, self._names, name), self._names.rollups
+        sites = [item["sk"]["S"] for item in query_items(client, table, SITES)]
+        return [site_id for site_id in sites if query_items(client, table, footprint_key(site_id, "")[0])]
 
     def rollback(self) -> tuple[Pointer, int]:
         """Serve again what was served before; the new pointer, and how far (ms) that is behind the stream.

@@ -410,6 +410,16 @@ def test_the_commands_say_what_they_did(world: Deployment, command) -> None:
     assert "g2: dropped, served before" in out
 
 
+def test_promoting_says_where_an_erased_visitor_is_to_be_swept(world: Deployment, command) -> None:
+    world.stream = a_stream(world.rng, 60, erasures=2)
+    world.first = Consumer(world.dynamo, world.stream)
+    world.replays = world.with_mappings(None)
+    world.replayed(CUT - HOUR_MS)
+    status, out, err = command("promote", "g2")
+    assert (status, out) == (0, "g2 is served; `replay rollback` serves g1\n")
+    assert "visitors of blog who were erased are in its visitor sets (nowhere else): erase them again" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
