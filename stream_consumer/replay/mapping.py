@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from stream_consumer.generations import FIRST, Generation, Refused
+from stream_consumer.generations import FIRST, Generation, Refused, generation_of
 from stream_consumer.table import Unavailable
 
 if TYPE_CHECKING:
@@ -49,11 +49,11 @@ class Mappings:
         published) runs it; ``fan_out``: with throughput of its own (enhanced fan-out), not the serving consumer's.
         """
         name = generation.name
-        existing = self._of(self._function)
+        existing = self._of(FIRST)
         if not existing:
             raise Refused(f"function {self._function} has no event source mapping to take the settings from")
         self._ensure_alias(name, version)
-        if mine := self._of(f"{self._function}:{name}"):
+        if mine := self._of(name):
             return str(mine[0]["UUID"])
         settings = {key: existing[0][key] for key in _SHARED if existing[0].get(key) is not None}
         where: dict[str, Any] = {"StartingPosition": "TRIM_HORIZON"}
@@ -79,12 +79,12 @@ class Mappings:
         Waits up to ``wait`` seconds for batches in flight.
         """
         if generation.name == FIRST:
-            self._disable(self._of(self._function), wait)
+            self._disable(self._of(FIRST), wait)
             return
-        for mapping in self._of(f"{self._function}:{generation.name}"):
+        for mapping in self._of(generation.name):
             self._call(self._lambda.delete_event_source_mapping, missing_ok=True, UUID=mapping["UUID"])
         deadline = time.monotonic() + wait
-        while self._of(f"{self._function}:{generation.name}"):
+        while self._of(generation.name):
             if time.monotonic() > deadline:
                 raise Unavailable(f"the event source mapping of {generation.name} is still being deleted; try again")
             time.sleep(1)
@@ -141,12 +141,20 @@ class Mappings:
     def _consumer(self, name: str) -> str:
         return f"{self._function}-{name}"
 
-    def _of(self, function: str) -> list[dict[str, Any]]:
-        answer = self._call(self._lambda.list_event_source_mappings, missing_ok=True, FunctionName=function)
-        found: list[dict[str, Any]] = answer.get("EventSourceMappings", [])
-        # An unqualified name lists the mappings of its aliases too.
-        wanted = function.split(":")[1:]
-        return [one for one in found if one["FunctionArn"].split(":")[7:] == wanted]
+    def _of(self, generation: str) -> list[dict[str, Any]]:
+        """The mappings that feed a generation. All of the account's are looked through: those of an alias are not
+        listed under its function's name, nor those of a fan-out consumer under its stream's.
+        """
+        found: list[dict[str, Any]] = []
+        query: dict[str, Any] = {}
+        while True:
+            answer = self._call(self._lambda.list_event_source_mappings, **query)
+            found += answer["EventSourceMappings"]
+            if not (after := answer.get("NextMarker")):
+                break
+            query = {"Marker": after}
+        mine = [one for one in found if one["FunctionArn"].split(":")[6] == self._function]
+        return [one for one in mine if generation_of(one["FunctionArn"]) == generation]
 
     def _call(self, call: Any, *, missing_ok: bool = False, **arguments: Any) -> Any:
         try:

@@ -67,11 +67,11 @@ class Lambdas:
     def delete_event_source_mapping(self, UUID: str) -> None:
         del self.mappings[UUID]
 
-    def list_event_source_mappings(self, FunctionName: str) -> dict[str, Any]:
-        """An unqualified name lists those of the aliases too."""
-        wanted = f":function:{FunctionName}"
-        found = [one for one in self.mappings.values() if wanted in one["FunctionArn"]]
-        return {"EventSourceMappings": found}
+    def list_event_source_mappings(self, Marker: str = "") -> dict[str, Any]:
+        """One to a page."""
+        left = sorted(uuid for uuid in self.mappings if uuid > Marker)
+        more = {"NextMarker": left[0]} if left[1:] else {}
+        return {"EventSourceMappings": [self.mappings[uuid] for uuid in left[:1]], **more}
 
 
 class Account:
@@ -87,8 +87,10 @@ class Account:
         self.mappings = Mappings(self.lambdas, self.kinesis, FUNCTION)  # type: ignore[arg-type]
 
     def map_first(self) -> str:
+        self.lambdas.aliases["live"] = "1"
+        self.lambdas.create_event_source_mapping("another-function")
         made = self.lambdas.create_event_source_mapping(
-            FUNCTION,
+            f"{FUNCTION}:live",
             EventSourceArn=self.stream,
             StartingPosition="TRIM_HORIZON",
             BatchSize=500,
@@ -143,8 +145,8 @@ def test_when_it_is_dropped_nothing_feeds_it_and_the_first_one_goes_on(account: 
     first = account.map_first()
     account.mappings.ensure(GENERATION, account.stream)
     account.mappings.remove(GENERATION, account.stream)
-    assert list(account.lambdas.mappings) == [first]
-    assert account.lambdas.aliases == {}
+    assert list(account.lambdas.mappings) == ["mapping-0", first]
+    assert account.lambdas.aliases == {"live": "1"}
     account.mappings.remove(GENERATION, account.stream)
 
 
