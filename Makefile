@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format load simulate bench-api bench-replay lock clean
+.PHONY: help run test test-long lint format load simulate bench-api bench-replay lock clean
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -19,6 +19,12 @@ run: $(INSTALLED) ## Start everything on this machine, with demo traffic; Ctrl-C
 
 test: $(INSTALLED) ## Run the tests
 	$(BIN)/pytest -n 2 $(ARGS)
+
+# 20 s of each fault of DynamoDB and Redis, a replay killed 20 times, a session of 1,000,000 events.
+test-long: export LIVEINSIGHT_LONG = 1
+test-long: $(INSTALLED) ## Run the tests that take minutes
+	$(BIN)/pytest -n 2 tests/query_api/test_faults.py tests/flow/test_replay_killed.py \
+	tests/stream_consumer/test_consume.py $(ARGS)
 
 lint: $(INSTALLED) ## Check style, types and templates
 	$(BIN)/ruff check .

@@ -27,8 +27,12 @@ from tests.flow.old_stream import keep_old_stream
 from tests.flow.running import ROOT
 from tests.free_ports import free_ports
 
-#: How often it is killed; LIVEINSIGHT_LONG=1 for as often as the promise says.
-KILLS = 20 if os.environ.get("LIVEINSIGHT_LONG") else 4
+pytestmark = pytest.mark.skipif(
+    not os.environ.get("LIVEINSIGHT_LONG"),
+    reason="takes minutes: make test-long (tests/stream_consumer/test_replay_base.py ends a copy at every place)",
+)
+
+KILLS = 20
 EVENTS = 4000
 NOW = round(time.time() * 1000)
 #: The replay's start: a full hour. Events are dated, and said to be received, before and after it.
