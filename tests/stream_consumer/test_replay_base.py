@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from typing import Any
 
 import msgspec
@@ -21,14 +22,19 @@ from tests.stream_consumer.replaying import CUT, Consumer, a_stream, events_of, 
 
 
 class Meanwhile(FakeDynamo):
-    """A DynamoDB at whose every read of a page something else may happen first."""
+    """A DynamoDB at whose every read of a page something else may happen first: one thing at a time."""
 
     happens: Any = None
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._one = threading.Lock()
+
     def scan(self, **query: Any) -> dict[str, Any]:
-        if self.happens:
-            self.happens()
-        return super().scan(**query)
+        with self._one:
+            if self.happens:
+                self.happens()
+            return super().scan(**query)
 
 
 @settings(max_examples=60, deadline=None)
