@@ -13,6 +13,7 @@ from typing import Any
 from producer.client import local_or_environ_kinesis
 from stream_consumer.quarantine import Quarantine, Quarantined, Unredrivable
 from stream_consumer.table import local_or_environ_dynamodb
+from stream_consumer.terminal import printable
 
 _ABOUT = """\
 Look after what the consumer has put in quarantine: payloads of the stream that are no events.
@@ -147,7 +148,4 @@ def _line(one: Quarantined) -> str:
 
 
 def _printable(payload: bytes) -> str:
-    """The payload as text that does nothing to a terminal."""
-    return "".join(
-        sign if sign.isprintable() else repr(sign)[1:-1] for sign in payload.decode("utf-8", "backslashreplace")
-    )
+    return printable(payload.decode("utf-8", "backslashreplace"))

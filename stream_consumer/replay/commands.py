@@ -8,8 +8,6 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,13 +15,15 @@ import msgspec
 
 from producer.client import local_or_environ_kinesis
 from stream_consumer.archive.reader import Archive, DamagedObject, local_or_environ_archive
-from stream_consumer.generations import Generation, Pointer, Refused, State, is_name
+from stream_consumer.generations import Refused, State, is_name
 from stream_consumer.merged import HOUR_MS
-from stream_consumer.replay.differences import Comparison, Differences, SessionDifference
-from stream_consumer.replay.lag import ShardLag, Stream, longest
+from stream_consumer.replay.differences import Comparison
+from stream_consumer.replay.lag import AT_THE_TIP_MS, Stream, longest
 from stream_consumer.replay.mapping import Mappings
 from stream_consumer.replay.operation import Reading, Replays, moment, prepared
+from stream_consumer.replay.report import diff_lines, status_facts, status_lines
 from stream_consumer.table import TableNames, local_or_environ_dynamodb
+from stream_consumer.terminal import bars
 
 _ABOUT = """\
 Compute the past again, into a generation of its own, while the serving one goes on; compare; switch over.
@@ -46,9 +46,9 @@ a rollback loses nothing; each costs what the first one costs.
 
 On AWS, LIVEINSIGHT_CONSUMER_FUNCTION names the consumer's function: `start` gives it an alias and an event source
 mapping for the generation, `drop` removes them (g1's mapping is its stack's: after `drop g1`, deploy the stack with
-FirstGeneration=false). Without it, what drives the consumers follows the list of generations,
-as `make run` does. LIVEINSIGHT_STREAM and LIVEINSIGHT_..._TABLE name the rest, AWS_* as boto3 reads it; where nothing
-is named, it is a `make run` on this machine.
+FirstGeneration=false). Without it, what drives the consumers follows the list of generations, as `make run` does.
+LIVEINSIGHT_STREAM and LIVEINSIGHT_..._TABLE name the rest, AWS_* as boto3 reads it; where nothing is named, it is a
+`make run` on this machine.
 """
 _FROM = re.compile(r"([0-9]+)\s*(m|min|h|d)")
 _UNITS_MS = {"m": 60_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
@@ -164,7 +164,7 @@ def _start(given: argparse.Namespace) -> int:
         accept_failed=given.accept_failed,
         lookahead=round(given.lookahead * HOUR_MS),
     )
-    with _bars("preparing") as seen:
+    with bars("preparing") as seen:
         generation = replays.prepare(
             generation, seen, archive=archive, reading=reading, version=given.version, fan_out=given.fan_out
         )
@@ -213,99 +213,15 @@ def _status(given: argparse.Namespace) -> int:
         now = now_ms()
         lags = {one.name: replays.lags(one) for one in some if one.consumes}
         if given.json:
-            print(json.dumps(_status_facts(pointer, some, lags, now)))
+            print(json.dumps(status_facts(pointer, some, lags, now)))
         else:
-            print("\n".join(_status_lines(pointer, some, lags, now)), flush=True)
-        waits = any(longest(shards, now) > 0 for shards in lags.values()) or any(
+            print("\n".join(status_lines(pointer, some, lags, now)), flush=True)
+        waits = any(longest(shards, now) >= AT_THE_TIP_MS for shards in lags.values()) or any(
             one.state in (State.PREPARING, State.DROPPING) for one in some
         )
         if not given.watch or not waits:
             return 0
         time.sleep(given.every)
-
-
-def _status_facts(
-    pointer: Pointer, some: Sequence[Generation], lags: dict[str, list[ShardLag]], now: int
-) -> dict[str, Any]:
-    def facts(one: Generation) -> dict[str, Any]:
-        return {
-            "generation": one.name,
-            "state": one.state.value,
-            "serving": one.name == pointer.serving,
-            "base": one.base,
-            "start": moment(one.start) if one.start else "",
-            "copied": prepared(one).base.counts,
-            "archive": {"bucket": one.archive, "until": _or_none(prepared(one).archive.until)} if one.archive else None,
-            "behind": longest(lags.get(one.name, ()), now) / 1000,
-            "shards": [_shard_facts(one, lag, now) for lag in lags.get(one.name, ())],
-        }
-
-    return {"serving": pointer.serving, "previous": pointer.previous, "generations": [facts(one) for one in some]}
-
-
-def _shard_facts(generation: Generation, lag: ShardLag, now: int) -> dict[str, Any]:
-    """Of one shard: seconds behind, events/s, seconds left; None where that is not known."""
-    behind, told = lag.behind(now), lag.told
-    left = None
-    if not behind:
-        left = 0.0
-    elif told and told.speed > 1:
-        # The tip moves on, a second in each.
-        left = behind / 1000 / (told.speed - 1)
-    begun = generation.read_from or (told.arrived if told else now)
-    done = told.arrived if told else begun
-    return {
-        "shard": lag.shard_id,
-        "behind": behind / 1000,
-        "rate": told.rate if told else None,
-        "speed": told.speed if told else None,
-        "left": left,
-        "done": 1.0 if not behind else max(0.0, min(1.0, (done - begun) / max(1, now - begun))),
-        "closed": lag.closed,
-    }
-
-
-def _status_lines(
-    pointer: Pointer, some: Sequence[Generation], lags: dict[str, list[ShardLag]], now: int
-) -> Iterator[str]:
-    for one in some:
-        served = (
-            ", served" if one.name == pointer.serving else ", served before" if one.name == pointer.previous else ""
-        )
-        yield f"{one.name}: {one.state.value}{served}, from {moment(one.start)}" + (
-            f" on {one.base}" if one.base else ""
-        )
-        if one.state is State.PREPARING:
-            so_far = prepared(one)
-            yield f"  copying: {so_far.base.phase}, so far {sum(so_far.base.counts.values()):,} items"
-            if one.archive:
-                yield f"  archive: folded up to {_or_none(so_far.archive.until) or 'nowhere yet'}"
-        if one.name not in lags:
-            continue
-        yield f"  {'shard':24} {'behind':>12} {'events/s':>10} {'speed':>8} {'left':>10} {'done':>6}"
-        for facts in (_shard_facts(one, lag, now) for lag in lags[one.name]):
-            yield (
-                f"  {facts['shard']:24} {_duration(facts['behind']):>12} {_number(facts['rate'], ',.0f'):>10} "
-                f"{_number(facts['speed'], ',.1f', 'x'):>8} {_duration(facts['left']):>10} {facts['done']:>6.0%}"
-            )
-
-
-def _or_none(at: int) -> str | None:
-    return moment(at) if at else None
-
-
-def _number(value: float | None, form: str, unit: str = "") -> str:
-    return f"{value:{form}}{unit}" if value else "-"
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "-"
-    if seconds < 1:
-        return "at the tip" if not seconds else "<1 s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def _diff(given: argparse.Namespace) -> int:
@@ -319,51 +235,10 @@ def _diff(given: argparse.Namespace) -> int:
     if one == other:
         raise Refused(f"{one} is served: name another one to compare with it, --with g1")
     comparison = Comparison(*_tables(), one, other, site=given.site, examples=given.examples)
-    with _bars("comparing") as seen:
+    with bars("comparing") as seen:
         found = comparison.run(seen)
-    print(msgspec.json.encode(found).decode() if given.json else "\n".join(_diff_lines(found)))
+    print(msgspec.json.encode(found).decode() if given.json else "\n".join(diff_lines(found)))
     return 0 if found.none else 1
-
-
-def _diff_lines(found: Differences) -> Iterator[str]:
-    yield (
-        f"{found.sessions_differ:,} of {found.sessions:,} sessions and {found.rollups_differ:,} of {found.rollups:,} "
-        f"roll-ups differ between {found.one} and {found.other}"
-    )
-    if found.moving:
-        yield f"{found.moving:,} items did not come to rest and were not compared; is one of them behind?"
-    if found.fields:
-        yield "\nsessions that differ in"
-        for name, count in found.fields.items():
-            yield f"  {name:28} {count:>10,}"
-    for title, sums in (("figures of the roll-ups that differ", found.figures), ("labels", found.labels)):
-        rows = [(site, name, *amounts) for site, named in sums.items() for name, amounts in named.items()]
-        if rows:
-            yield f"\n{title:60} {found.one:>12} {found.other:>12} {'change':>10}"
-            rows.sort(key=lambda row: -abs(row[3] - row[2]))
-            for site, name, before, after in rows[:_ROWS]:
-                yield f"  {_printable(f'{site} {name}'):58} {before:>12,} {after:>12,} {after - before:>+10,}"
-            if len(rows) > _ROWS:
-                yield f"  ... and {len(rows) - _ROWS:,} more: --json has them all"
-    if found.session_examples:
-        yield "\nsessions, such as"
-        yield from map(_example, found.session_examples)
-    if found.rollup_examples:
-        yield "\nroll-ups, such as"
-        yield from (f"  {_printable(example)}" for example in found.rollup_examples[:10])
-
-
-_ROWS = 30
-
-
-def _example(one: SessionDifference) -> str:
-    changes = ", ".join(f"{name} {before!r} -> {after!r}" for name, (before, after) in one.fields.items())
-    return _printable(f"  {one.site} {one.session}: {changes}")
-
-
-def _printable(text: str) -> str:
-    """Text that does nothing to a terminal."""
-    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
 
 
 def _promote(given: argparse.Namespace) -> int:
@@ -388,32 +263,10 @@ def _rollback(given: argparse.Namespace) -> int:
 
 
 def _drop(given: argparse.Namespace) -> int:
-    with _bars("deleting") as seen:
+    with bars("deleting") as seen:
         _replays().drop(given.generation, seen, items_per_second=given.rate)
     print(f"{given.generation} is dropped")
     return 0
-
-
-@contextmanager
-def _bars(doing: str) -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar for each kind of thing that is told of, where a person watches."""
-    from tqdm import tqdm
-
-    bars: dict[str, Any] = {}
-
-    def seen(what: str, count: int, of: int) -> None:
-        bar = bars.get(what)
-        if bar is None:
-            bar = bars[what] = tqdm(total=of, desc=f"{doing} {what}", unit=" items", disable=None, file=sys.stderr)
-        # The size of a table is an estimate.
-        bar.total = max(bar.total or 0, bar.n + count)
-        bar.update(count)
-
-    try:
-        yield seen
-    finally:
-        for bar in bars.values():
-            bar.close()
 
 
 def _when(text: str, now: int) -> int | None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_kinesis import KinesisClient
 
+#: Who is this little behind (ms) is at the tip, where something always comes.
+AT_THE_TIP_MS = 1000
 #: GetRecords may answer without records far from the tip; so many answers are looked at.
 _LOOKS = 50
 #: GetRecords calls at once.
