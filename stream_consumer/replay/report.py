@@ -83,7 +83,8 @@ def status_lines(
         for facts in (_shard_facts(one, lag, now) for lag in lags[one.name]):
             yield (
                 f"  {facts['shard']:24} {_duration(facts['behind']):>12} {_number(facts['rate'], ',.0f'):>10} "
-                f"{_number(facts['speed'], ',.1f', 'x'):>8} {_duration(facts['left']):>10} {_number(facts['done'], '.0%'):>6}"
+                f"{_number(facts['speed'], ',.1f', 'x'):>8} {_duration(facts['left']):>10} "
+                f"{_number(facts['done'], '.0%'):>6}"
             )
 
 
