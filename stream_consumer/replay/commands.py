@@ -85,6 +85,9 @@ def add(areas: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     start.add_argument(
         "--lookahead", type=_hours, default=1.0, metavar="HOURS", help="how late an archived object may be (default: 1)"
     )
+    start.add_argument(
+        "--another", action="store_true", help="also if one that begins there is consumed and was never served"
+    )
     start.add_argument("--to", choices=["now"], default="now", help="a replay goes on into live traffic (the default)")
     start.add_argument("--version", default="", help="on AWS: the function's version to run (default: publish one)")
     start.add_argument("--fan-out", action="store_true", help="on AWS: read with enhanced fan-out, beside the others")
@@ -157,7 +160,7 @@ def _start(given: argparse.Namespace) -> int:
         generation = replays.unfinished()
         archive = _archive() if generation.archive else None
     else:
-        generation = replays.begin(_when(given.start, now_ms()), archive)
+        generation = replays.begin(_when(given.start, now_ms()), archive, another=given.another)
     print(f"{generation.name}: from {moment(generation.start)}, based on {generation.base}", file=sys.stderr)
     reading = Reading(
         bad=_say_bad if given.skip_bad_lines else None,

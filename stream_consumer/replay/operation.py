@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from stream_consumer.archive.reader import Archive, ArchiveError, DamagedObject
 from stream_consumer.archive.refold import LOOKAHEAD_MS, Progress, Refolded, refold
-from stream_consumer.generations import Generation, Generations, Pointer, Refused, State, scoped
+from stream_consumer.generations import FIRST, Generation, Generations, Pointer, Refused, State, scoped
 from stream_consumer.items import SITES, Item, footprint_key
 from stream_consumer.merged import HOUR_MS
 from stream_consumer.replay.base import DONE, Base, Copied
@@ -91,23 +91,26 @@ class Replays:
         self._mappings = mappings
         self._sleep = sleep
 
-    def begin(self, asked: int | None, archive: Archive | None = None) -> Generation:
+    def begin(self, asked: int | None, archive: Archive | None = None, *, another: bool = False) -> Generation:
         """A new generation that begins at ``asked`` (ms; rounded down to the hour), or with all that there is: that the
         stream holds, or with ``archive`` that one from its first full hour on.
 
-        Where one is being prepared already, that one, if it begins there too.
+        Where one begins there that is being prepared, or that is consumed and was never served, it is that one, unless
+        it is to be ``another``: a command whose answer was lost is given again.
         """
         start, read_from = self._archive_cut(archive, asked) if archive else self._cut(asked)
-        known = self.generations.all()
+        known, pointer = self.generations.all(), self.generations.pointer()
         for one in known:
-            if one.state is State.PREPARING and one.start == start:
+            same = (one.start, one.archive) == (start, archive.bucket if archive else "")
+            unserved = one.name not in (FIRST, pointer.serving, pointer.previous)
+            if same and (one.state is State.PREPARING or (one.consumes and unserved and not another)):
                 return one
             if one.state is State.PREPARING:
                 raise Refused(
                     f"{one.name} is being prepared, from {moment(one.start)}: go on with it (replay start, without "
                     f"--from), or drop it (replay drop {one.name})"
                 )
-        source = self.generations.pointer().serving
+        source = pointer.serving
         self._check_source(source, read_from, start)
         new = Generation(
             f"g{int(known[-1].name[1:]) + 1}",
@@ -143,6 +146,8 @@ class Replays:
 
         Goes on where it was interrupted.
         """
+        if generation.consumes:
+            return generation
         if generation.start and prepared(generation).base.phase != DONE:
             generation = self._copy(generation, seen)
         if generation.archive:

@@ -156,8 +156,15 @@ def test_a_replay_that_is_being_prepared_is_gone_on_with_and_no_second_one_is_be
         world.replays.begin(CUT + HOUR_MS)
     with pytest.raises(Refused, match="g2 is preparing: nothing consumes into it"):
         world.replays.promote("g2", 0)
-    world.replays.prepare(begun)
+    prepared_one = world.replays.prepare(begun)
+    assert world.replays.begin(CUT) == prepared_one, "the command whose answer was lost is given again"
+    assert world.replays.prepare(prepared_one) == prepared_one
     assert world.replays.begin(CUT + HOUR_MS).name == "g3"
+    world.replays.drop("g3")
+    assert world.replays.begin(CUT, another=True).name == "g4"
+    world.replays.drop("g4")
+    world.generations.point(Pointer(), Pointer("g2", "g1", 1))
+    assert world.replays.begin(CUT).name == "g5", "one that is served is not what is asked for"
 
 
 def test_what_the_stream_does_not_hold_any_more_is_refused_and_its_oldest_record_has_a_margin(
