@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -67,10 +69,12 @@ def handler(event: Mapping[str, Any], context: Any) -> dict[str, list[dict[str, 
     generation = generation_of(getattr(context, "invoked_function_arn", ""))
     tables, gauge, tracer = _tables(generation), _gauge(generation), _tracer()
     if tracer is None:
-        outcome = consume(batch, tables, gauge)
+        with without_collection():
+            outcome = consume(batch, tables, gauge)
     else:
         with tracer.provider.in_subsegment("## consume") as segment:
-            outcome = consume(batch, tables, gauge)
+            with without_collection():
+                outcome = consume(batch, tables, gauge)
             segment.put_annotation("shard", batch.shard_id)
             segment.put_annotation("generation", generation)
             segment.put_metadata("records", batch.records)
@@ -80,6 +84,20 @@ def handler(event: Mapping[str, Any], context: Any) -> dict[str, list[dict[str, 
     if outcome.failed_from is None:
         return {"batchItemFailures": []}
     return {"batchItemFailures": [{"itemIdentifier": outcome.failed_from}]}
+
+
+@contextmanager
+def without_collection() -> Iterator[None]:
+    """Leave garbage with cycles for later. A batch makes objects by the hundred thousand, which all live to its end,
+    and next to no cycles: looking for those again and again takes a quarter of its time.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _report(batch: Batch, outcome: Outcome, elapsed_ms: float, generation: str) -> None:
