@@ -261,7 +261,8 @@ def _promote(given: argparse.Namespace) -> int:
 
 def _rollback(given: argparse.Namespace) -> int:
     pointer, behind = _replays().rollback()
-    print(f"{pointer.serving} is served" + (f"; it is {behind / 1000:,.0f} s behind the stream" if behind else ""))
+    lag = f"; it is {behind / 1000:,.0f} s behind the stream" if behind >= AT_THE_TIP_MS else ""
+    print(f"{pointer.serving} is served{lag}")
     return 0
 
 
