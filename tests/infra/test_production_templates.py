@@ -358,6 +358,24 @@ def test_every_path_of_the_collector_has_a_behaviour_of_its_own_at_the_edge(aws:
     assert {one["PathPattern"] for one in config["CacheBehaviors"]} == collector_paths()
 
 
+def test_the_firewall_refuses_floods_and_known_attacks_but_no_event_for_what_it_tells() -> None:
+    ((_, firewall),) = resolved("edge").of_type("AWS::WAFv2::WebACL").items()
+    statements_by_name = {rule["Name"]: rule["Statement"] for rule in firewall["Rules"]}
+    assert statements_by_name["rate"]["RateBasedStatement"]["AggregateKeyType"] == "IP"
+    groups = {
+        name: statement["ManagedRuleGroupStatement"]
+        for name, statement in statements_by_name.items()
+        if "ManagedRuleGroupStatement" in statement
+    }
+    assert {group["VendorName"] for group in groups.values()} == {"AWS"}
+    assert len(groups) == 3
+    # Its rules take bodies beyond 8 kB, and addresses in them, for attacks; the collector takes 1 MiB.
+    common = groups["common"]
+    assert common["Name"] == "AWSManagedRulesCommonRuleSet"
+    spared = common["ScopeDownStatement"]["NotStatement"]["Statement"]["ByteMatchStatement"]
+    assert (spared["SearchString"], spared["PositionalConstraint"]) == ("/events", "EXACTLY")
+
+
 # What is watched.
 
 
