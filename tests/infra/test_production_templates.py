@@ -454,6 +454,18 @@ def test_alarms_and_dashboard_look_at_figures_that_the_consumer_emits(
     }
     assert own <= emitted(capsys, generation)
     assert {name for _, name, _ in own} <= {metric.label for metric in Metric}
+    (search,) = re.findall(
+        r"SEARCH\('\{(\w+),([\w,]+)\} MetricName=\"(\w+)\"",
+        "\n".join(
+            row[0]["expression"]
+            for widget in dashboard(Generation=generation)["widgets"]
+            for row in widget["properties"].get("metrics", [])
+            if isinstance(row[0], dict)
+        ),
+    )
+    by_reason = {(space, name, frozenset(dict(found))) for space, name, found in emitted(capsys, generation)}
+    assert (search[0], search[2], frozenset(search[1].split(","))) in by_reason
+    assert search[2] == metrics.QUARANTINED_BY_REASON
     assert {name for _, name, _ in own} >= {"EventsReceived", "EventsQuarantined", "Lag", "SessionsUpserted"}
 
 
