@@ -4,9 +4,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# Where the stack is most likely to be, and edge.yaml always is.
+REGIONS := us-east-1 us-west-2 eu-west-1 eu-central-1 ap-northeast-1 ap-northeast-2 ap-southeast-1
+# In an environment of its own: it pins much of what the others use, at other versions.
+CHECKOV_VERSION := 3.3.30
+CHECKOV := .venv-checkov/.installed-$(CHECKOV_VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long lint format load simulate bench-api bench-replay lock clean
+.PHONY: help run test test-long lint lint-security format load simulate bench-api bench-replay lock clean
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -30,7 +35,10 @@ lint: $(INSTALLED) ## Check style, types and templates
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/cfn-lint infra/cloudformation/*.yaml
+	$(BIN)/cfn-lint --regions $(REGIONS) -- infra/cloudformation/*.yaml
+
+lint-security: $(CHECKOV) ## Check the templates and the Dockerfile against security rules
+	.venv-checkov/bin/checkov --quiet --compact --skip-download --framework cloudformation dockerfile --directory infra
 
 load: $(INSTALLED) ## Post 1,000 events/s for 30 s to a running `make run`, and check that each is counted
 	@exec $(BIN)/python -m tests.flow.load --collector http://127.0.0.1:$${COLLECTOR_PORT:-8080} \
@@ -59,7 +67,7 @@ lock: $(INSTALLED) ## Renew requirements.lock from setup.cfg
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --output-file requirements.lock -
 
 clean: ## Remove the environment and all caches, but nothing that a run has kept
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-checkov .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # Compiling every module would take longer than installing them. The .pth file lets `python -m producer` work from any directory.
@@ -71,4 +79,10 @@ $(INSTALLED): requirements.lock setup.cfg
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r requirements.lock
 	@$(BIN)/python -c 'import pathlib, sysconfig; \
 	pathlib.Path(sysconfig.get_path("purelib"), "liveinsight.pth").write_text(str(pathlib.Path.cwd()) + "\n")'
+	@touch $@
+
+$(CHECKOV):
+	@echo "Installing checkov $(CHECKOV_VERSION) into .venv-checkov ..."
+	@$(PYTHON) -m venv .venv-checkov
+	@.venv-checkov/bin/pip install --quiet --disable-pip-version-check checkov==$(CHECKOV_VERSION)
 	@touch $@

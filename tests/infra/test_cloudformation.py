@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
 import pytest
-from moto import mock_aws
 
 from infra.local import firehose, stacks
 from infra.local.shard_mapping import MappingSettings
@@ -34,17 +32,6 @@ TABLES = {
     "rollups": {"keys": [PK, SK], "indexes": {}, "expires": False},
     "quarantine": {"keys": [PK, SK], "indexes": {}, "expires": True},
 }
-
-
-@pytest.fixture
-def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL"):
-        monkeypatch.delenv(name, raising=False)
-    with mock_aws():
-        yield
 
 
 def create(stage: str = "local", **parameters: str) -> dict[str, str]:
