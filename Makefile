@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format load simulate bench-api bench-replay lock clean
+.PHONY: help run test lint format load simulate bench-api bench-replay bench-units lock clean
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -39,6 +39,9 @@ bench-api: $(INSTALLED) ## Measure the query API: 1,000 dashboards at once, and 
 
 bench-replay: $(INSTALLED) ## Measure how fast a replay is beside live consumption
 	@$(BIN)/python -m tests.benchmarks.bench_replay $(ARGS)
+
+bench-units: $(INSTALLED) ## Measure what traffic uses of each AWS service, for `python -m infra.cost`
+	@$(BIN)/python -m tests.benchmarks.bench_units $(ARGS)
 
 format: $(INSTALLED) ## Format the code
 	$(BIN)/ruff format .
