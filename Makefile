@@ -5,8 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
+# An independent emulator of AWS. It pins botocore, so it has an environment of its own.
+MINISTACK := 1.5.33
+EMULATOR := .venv-ministack
+
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format load simulate bench-api bench-replay bench-units lock clean
+.PHONY: help run test lint format load simulate bench-api bench-replay bench-units emulator test-emulator lock clean
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -25,6 +29,11 @@ lint: $(INSTALLED) ## Check style, types and templates
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/cfn-lint infra/cloudformation/*.yaml
+
+emulator: $(EMULATOR)/.installed-$(MINISTACK) ## Install an independent emulator of AWS that runs real Lambda code
+
+test-emulator: $(INSTALLED) emulator ## Run the stacks and the packaged function on that emulator
+	LIVEINSIGHT_LONG=1 $(BIN)/pytest tests/flow/test_emulator.py $(ARGS)
 
 load: $(INSTALLED) ## Post 1,000 events/s for 30 s to a running `make run`, and check that each is counted
 	@exec $(BIN)/python -m tests.flow.load --collector http://127.0.0.1:$${COLLECTOR_PORT:-8080} \
@@ -56,7 +65,7 @@ lock: $(INSTALLED) ## Renew requirements.lock from setup.cfg
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --output-file requirements.lock -
 
 clean: ## Remove the environment and all caches, but nothing that a run has kept
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(EMULATOR) .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # Compiling every module would take longer than installing them. The .pth file lets `python -m producer` work from any directory.
@@ -68,4 +77,12 @@ $(INSTALLED): requirements.lock setup.cfg
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r requirements.lock
 	@$(BIN)/python -c 'import pathlib, sysconfig; \
 	pathlib.Path(sysconfig.get_path("purelib"), "liveinsight.pth").write_text(str(pathlib.Path.cwd()) + "\n")'
+	@touch $@
+
+# Of the same Python as ours: its functions run what is installed here.
+$(EMULATOR)/.installed-$(MINISTACK): $(INSTALLED)
+	@echo "Installing ministack $(MINISTACK) into $(EMULATOR) ..."
+	@rm -rf $(EMULATOR)
+	@$(BIN)/python -m venv $(EMULATOR)
+	@$(EMULATOR)/bin/pip install --quiet --disable-pip-version-check --no-compile ministack==$(MINISTACK)
 	@touch $@
