@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from infra.local.stacks import CONSUMER, DATA, create_stack
+from infra.local.stacks import CONSUMER, DATA, TEMPLATES, create_stack
 from producer.client import EventProducer, ProducerSettings
 from stream_consumer.items import session_key
 from tests.builders import a_lambda_event, an_aggregate, an_event
@@ -106,7 +106,8 @@ def stack(tmp_path_factory) -> Iterator[Stack]:
         s3.create_bucket(Bucket=CODE)
         s3.upload_file(str(function_zip(directory / "function.zip")), CODE, "1.zip")
         wanted = {"Stage": "emu", "CodeBucket": CODE, "CodeKey": "1.zip"}
-        create_stack(cloudformation, CONSUMER, wanted)
+        for template in (CONSUMER, TEMPLATES / "compaction.yaml", TEMPLATES / "archive.yaml"):
+            create_stack(cloudformation, template, wanted)
         made = Stack(emulator, outputs)
         (port,) = free_ports(1)
         made.api = f"http://127.0.0.1:{port}"
@@ -141,7 +142,7 @@ def test_the_packaged_function_counts_an_event_and_the_api_reads_it(stack: Stack
     assert pages == ["/a", "/b"]
 
 
-def test_the_function_is_held_to_its_roles_policy(stack: Stack) -> None:
+def test_each_function_is_held_to_its_roles_policy(stack: Stack) -> None:
     """So what it did above, it may; and what its role does not name is refused here as on AWS."""
     iam, lambdas = stack.emulator.client("iam"), stack.emulator.client("lambda")
     role = lambdas.get_function_configuration(FunctionName=FUNCTION)["Role"].rpartition("/")[2]
@@ -161,6 +162,11 @@ def test_the_function_is_held_to_its_roles_policy(stack: Stack) -> None:
     finally:
         iam.put_role_policy(RoleName=role, PolicyName="consume", PolicyDocument=json.dumps(policy))
     assert failures() == []
+    # That was an event of long ago, on a site of its own: the scheduled function merges its hour and day.
+    answer = lambdas.invoke(FunctionName="liveinsight-emu-compaction", Payload=b"{}")
+    assert "FunctionError" not in answer
+    done = json.load(answer["Payload"])["g1"]
+    assert (done["hours"], done["days"], done["left"]) == (1, 1, 0)
 
 
 def test_a_replay_fills_a_generation_by_a_mapping_of_its_own_and_is_promoted(stack: Stack) -> None:
@@ -172,7 +178,7 @@ def test_a_replay_fills_a_generation_by_a_mapping_of_its_own_and_is_promoted(sta
     mappings = lambdas.list_event_source_mappings()["EventSourceMappings"]
     assert sorted(one["FunctionArn"].partition(FUNCTION)[2] for one in mappings) == ["", ":g2"]
 
-    until(lambda: stack.replay("diff", "g2"), lambda said: said.returncode == 0, 60)
+    until(lambda: stack.replay("diff", "g2", "--site", "shop"), lambda said: said.returncode == 0, 60)
     promoted = stack.replay("promote", "g2", "--max-lag", "3600")
     assert promoted.returncode == 0, promoted.stderr
     until(stack.generation, lambda name: name == "g2", 10)
