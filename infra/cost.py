@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, cast
 
-from infra.usage import Assumed, Traffic, Usage, flow, least_shards, liveinsight, ordinary
+from infra.usage import Assumed, Traffic, Usage, busy, flow, least_shards, liveinsight, ordinary
 
 UNITS = Path(__file__).with_name("units.json")
 PRICES = Path(__file__).with_name("prices.json")
@@ -63,9 +63,11 @@ def bill(usage: Usage, prices: Mapping[str, Any]) -> Bill:
     )
 
 
-def report(traffic: Traffic, units: Mapping[str, Any], prices: Mapping[str, Any]) -> dict[str, Any]:
+def report(
+    traffic: Traffic, units: Mapping[str, Any], prices: Mapping[str, Any], assumed: Assumed | None = None
+) -> dict[str, Any]:
     """Both bills, what they were made from, and how they compare."""
-    assumed = Assumed()
+    assumed = assumed or Assumed()
     moving = flow(traffic, units, assumed)
     ours, theirs = bill(liveinsight(traffic, units, assumed), prices), bill(ordinary(traffic, units, assumed), prices)
     calls = sum(line[4] for line in theirs.lines if line[1] == "PutMetricData")
@@ -77,6 +79,7 @@ def report(traffic: Traffic, units: Mapping[str, Any], prices: Mapping[str, Any]
         "traffic": asdict(traffic),
         "assumed": asdict(assumed),
         "flow": asdict(moving),
+        "busy": dict(zip(("average", "peak"), busy(traffic, units, assumed), strict=True)),
         "least_shards": least_shards(traffic, units, assumed),
         "liveinsight": _as_json(ours, millions),
         "ordinary": _as_json(theirs, millions),
@@ -128,7 +131,9 @@ def table(found: Mapping[str, Any]) -> list[str]:
         f"The ordinary design costs {found['times_cheaper']:.1f} times as much; "
         f"{found['times_cheaper_for_events']:.1f} times without storage, and "
         f"{found['times_cheaper_for_events_without_metric_calls']:.1f} times if its metrics cost no calls either.",
-        f"A provisioned stream needs {found['least_shards']} shards at the peak. Where the prices are from: --json",
+        f"A provisioned stream needs {found['least_shards']} shards at the peak. A shard's consumer works "
+        f"{found['busy']['average']:.0%} of the time, at the peak {found['busy']['peak']:.0%}.",
+        "Where the prices are from, and what is assumed: --json",
     ]
     return lines
 
@@ -173,6 +178,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N|auto|on-demand",
         help="shards of a provisioned stream, as many as the peak needs, or an on-demand stream (the default)",
     )
+    parser.add_argument(
+        "--memory-mb",
+        type=float,
+        default=Assumed.memory_mb,
+        metavar="N",
+        help="of the function, from 128 to 10240 (consumer.yaml's MemorySize; default: %(default)s)",
+    )
     parser.add_argument("--units", type=Path, default=UNITS, metavar="FILE", help="measured units (default: ours)")
     parser.add_argument("--prices", type=Path, default=PRICES, metavar="FILE", help="prices (default: ours)")
     parser.add_argument("--json", action="store_true", help="everything as one JSON object, with the prices' sources")
@@ -196,7 +208,9 @@ def run(given: argparse.Namespace) -> int:
     try:
         units, prices = _load(given.units), _load(given.prices)
         traffic = _traffic(given, units)
-        found = report(traffic, units, prices)
+        if not 128 <= given.memory_mb <= 10_240:
+            raise ValueError(f"memory_mb is {given.memory_mb:g}; it must be 128 to 10240")
+        found = report(traffic, units, prices, Assumed(memory_mb=given.memory_mb))
     except (OSError, ValueError, KeyError) as error:
         why = f"{error} is missing" if isinstance(error, KeyError) else error
         print(f"cost: {why}", file=sys.stderr)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, TypeAlias
 
@@ -34,7 +34,7 @@ class Assumed:
     """What is not measured. Times in ms, sizes in bytes.
 
     ``call_cpu``: CPU of one call of boto3, against a server that answers at once. ``round_trip``: of DynamoDB and
-    CloudWatch. ``vcpus``: what a function of ``memory_gb`` gets (a whole one at 1,769 MB). ``platform_log``: what
+    CloudWatch. ``memory_mb``: of the function, which gets a whole CPU at 1,769 MB. ``platform_log``: what
     Lambda itself logs of an invocation. ``trace_share``: recorded by X-Ray beside the first of each second.
     ``shard_records`` and ``shard_bytes``: a shard's limits for a second; provisioned streams are filled to
     ``fill`` of them at the peak, on-demand ones have twice their peak. ``collector_events``: a collector's
@@ -44,8 +44,7 @@ class Assumed:
 
     call_cpu: float = 0.64
     round_trip: float = 5.0
-    memory_gb: float = 1.0
-    vcpus: float = 1024 / 1769
+    memory_mb: float = 1024
     platform_log: float = 700
     trace_share: float = 0.05
     shard_records: float = 1000
@@ -57,6 +56,15 @@ class Assumed:
     writers: int = 16
     poll: float = 1.0
     log_days: float = 30
+
+    @property
+    def memory_gb(self) -> float:
+        return self.memory_mb / 1024
+
+    @property
+    def cpu(self) -> float:
+        """What part of a CPU the function has; of more than one, Python uses one."""
+        return min(1.0, self.memory_mb / 1769)
 
 
 @dataclass(frozen=True)
@@ -174,16 +182,14 @@ def liveinsight(traffic: Traffic, units: Mapping[str, Any], assumed: Assumed | N
     # A put costs the larger of the two items; the last minute of activity is in an index, and moving there is two.
     moved = min(1.0, traffic.event_gap * together / 60)
     indexed = sessions * (1 + traffic.known_users) + max(0.0, writes - sessions) * moved * 2
-    # Sessions that began in the quarter before are counted there, which is written as well.
-    spilled = min(1.0, traffic.events_per_session * traffic.event_gap / _QUARTER_S)
-    rollups = batches * moving.batch_sites * (1 + spilled)
-    in_quarter = moving.events / traffic.sites / moving.shards * _QUARTER_S
-    rollup_write, rollup_read, rollup_kb = _over_a_quarter(units["rollup_bytes"], in_quarter)
+    rollups = batches * moving.batch_sites * (1 + _spilled(traffic))
+    in_quarter = _in_quarter(traffic, moving)
+    rollup_write, rollup_read, _ = _over_a_quarter(units["rollup_bytes"], in_quarter)
     quarters = traffic.sites * min(moving.shards, max(1.0, in_quarter * moving.shards)) * SECONDS / _QUARTER_S
     merged = units["compaction"]
     hours = traffic.sites * HOURS
     usage = _stream(traffic, moving.records, moving.record_bytes, moving.shards)
-    duration = _duration(moving, units, rollup_kb, spilled, assumed)
+    duration = batch_ms(traffic, moving, units, assumed)
     usage |= {
         ("Lambda", "invocations"): (batches, "lambda_request"),
         ("Lambda", "GB-s of the consumer"): (batches * duration / 1000 * assumed.memory_gb, "lambda_gb_second"),
@@ -301,10 +307,11 @@ def _watched(units: Mapping[str, Any], assumed: Assumed, calls: float, own_log: 
     }
 
 
-def _duration(moving: Flow, units: Mapping[str, Any], rollup_kb: float, spilled: float, assumed: Assumed) -> float:
+def batch_ms(traffic: Traffic, moving: Flow, units: Mapping[str, Any], assumed: Assumed) -> float:
     """How long (ms) the consumer takes for a batch: its CPU at its share of one, and the round trips it waits for."""
     sessions = math.ceil(moving.batch_sessions)
-    rollups = moving.batch_sites * (1 + spilled)
+    rollups = moving.batch_sites * (1 + _spilled(traffic))
+    _, _, rollup_kb = _over_a_quarter(units["rollup_bytes"], _in_quarter(traffic, moving))
     gets = math.ceil(sessions / 100) + math.ceil(rollups / 100)
     batch_writes = math.ceil((sessions + moving.batch_sites) / 25) + 1
     calls = gets + batch_writes + rollups + moving.batch_sessions
@@ -317,11 +324,34 @@ def _duration(moving: Flow, units: Mapping[str, Any], rollup_kb: float, spilled:
         + cpu["cpu_ms_per_rollup_kb"] * rollups * rollup_kb
         + assumed.call_cpu * calls
     )
-    return float(busy / min(1.0, assumed.vcpus) + waits * assumed.round_trip)
+    return float(busy / assumed.cpu + waits * assumed.round_trip)
+
+
+def busy(traffic: Traffic, units: Mapping[str, Any], assumed: Assumed) -> tuple[float, float]:
+    """What part of the time the consumer of a shard works, on average and at the peak. From 1 on it falls behind: it
+    takes one batch at a time, though larger ones then than are counted with here.
+    """
+    shards = flow(traffic, units, assumed).shards
+    peak = replace(traffic, events_per_day=traffic.events_per_day * traffic.peak_factor, peak_factor=1, shards=shards)
+    shares = []
+    for one in (replace(traffic, shards=shards), peak):
+        moving = flow(one, units, assumed)
+        shares.append(batch_ms(one, moving, units, assumed) / 1000 * moving.batches / shards)
+    return shares[0], shares[1]
+
+
+def _spilled(traffic: Traffic) -> float:
+    """Of the time of a quarter, how long sessions go on that began in the one before, and are counted there."""
+    return min(1.0, traffic.events_per_session * traffic.event_gap / _QUARTER_S)
+
+
+def _in_quarter(traffic: Traffic, moving: Flow) -> float:
+    """Events of one roll-up."""
+    return moving.events / traffic.sites / moving.shards * _QUARTER_S
 
 
 def _call_ms(assumed: Assumed) -> float:
-    return assumed.call_cpu / min(1.0, assumed.vcpus) + assumed.round_trip
+    return assumed.call_cpu / assumed.cpu + assumed.round_trip
 
 
 def _in_slot(mean: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from dataclasses import replace
 from datetime import date
@@ -11,7 +12,8 @@ import msgspec
 import pytest
 
 from infra import cost
-from infra.usage import SECONDS, Assumed, Traffic, flow, least_shards, liveinsight, ordinary
+from infra.local.stacks import CONSUMER, DATA, load_template
+from infra.usage import SECONDS, Assumed, Traffic, batch_ms, busy, flow, least_shards, liveinsight, ordinary
 from stream_consumer.consume import consume
 from stream_consumer.items import shard_item
 from stream_consumer.progress import ShardProgress
@@ -104,6 +106,18 @@ def test_a_stream_is_billed_for_how_long_it_keeps_records(hours: float, week: fl
     assert used.get(("Kinesis", "kept for longer"), (0,))[0] == pytest.approx(stored_an_hour * long)
 
 
+def test_what_is_not_given_is_as_the_templates_say() -> None:
+    consumer, data = load_template(CONSUMER), load_template(DATA)
+    assert consumer["Resources"]["ConsumerFunction"]["Properties"]["MemorySize"] == Assumed.memory_mb
+    for template, parameter, name in (
+        (consumer, "MaximumBatchingWindowInSeconds", "batching_window"),
+        (consumer, "BatchSize", "batch_size"),
+        (consumer, "Lanes", "lanes"),
+        (data, "RetentionHours", "retention_hours"),
+    ):
+        assert template["Parameters"][parameter]["Default"] == getattr(Traffic, name), parameter
+
+
 @pytest.mark.parametrize("shards", [0, 8])
 @pytest.mark.parametrize("design", [liveinsight, ordinary])
 def test_more_traffic_never_costs_less(design, shards: int) -> None:
@@ -133,6 +147,29 @@ def test_a_provisioned_stream_bears_its_peak() -> None:
     moving = flow(replace(traffic, shards=shards), UNITS, Assumed())
     assert moving.records * 3 / shards <= 1000
     assert moving.records * moving.record_bytes * 3 / shards <= 1e6
+
+
+def test_it_says_how_much_of_the_time_a_shards_consumer_works() -> None:
+    average, peak = busy(Traffic(1e8, peak_factor=3), UNITS, Assumed())
+    assert 0 < average < peak < 1
+    # Ten times the traffic on the shards of the one is too much for one batch at a time.
+    shards = flow(Traffic(1e8), UNITS, Assumed()).shards
+    assert busy(Traffic(1e9, shards=shards), UNITS, Assumed())[1] > 1
+    # A batch of 450 events of 90 sessions: 0.1 ms for each of 450 + 90 + 1, 1.13 roll-ups of 1,000 bytes, and 0.64 ms for
+    # each of 98.13 calls (2 gets, 5 batches of puts, 1.13 roll-ups, 90 sessions), at 0.58 of a CPU; 14 waits of 5 ms.
+    hand = replace(HAND, batch_size=500, batching_window=4.49)
+    moving = flow(hand, ROUND, Assumed())
+    by_hand = 0.1 * (450 + 90 + 1) + 0.1 * 1.13 * 1000 / 1024 + 0.64 * 98.13
+    assert batch_ms(hand, moving, ROUND, Assumed()) == pytest.approx(by_hand / (1024 / 1769) + 14 * 5, rel=1e-3)
+    assert batch_ms(hand, moving, ROUND, Assumed(memory_mb=4096)) == pytest.approx(by_hand + 14 * 5, rel=1e-3)
+
+
+def test_it_is_one_of_the_operators_commands(capsys) -> None:
+    parser = argparse.ArgumentParser()
+    cost.add(parser.add_subparsers(required=True))
+    given = parser.parse_args(["cost", "--events-per-day", "1000"])
+    assert given.run(given) == 0
+    assert "1,000 events a day" in capsys.readouterr().out
 
 
 def test_every_price_has_a_source_and_a_date_and_is_used() -> None:
@@ -242,6 +279,7 @@ def test_as_json_the_services_add_up_and_prices_come_with_their_sources(capsys) 
     [
         (["--events-per-day", "0"], "events_per_day is 0"),
         (["--events-per-day", "1", "--retention-hours", "23"], "retention_hours is 23"),
+        (["--events-per-day", "1", "--memory-mb", "64"], "memory_mb is 64"),
         (["--events-per-day", "1", "--shards", "none"], "shards is 'none'"),
         (["--events-per-day", "1", "--prices", "no-such-file"], "no-such-file"),
     ],
