@@ -21,6 +21,8 @@ DAYS = HOURS / 24
 _KB = 1024
 _GB = 1e9
 _PUT_UNIT = 25 * _KB
+#: The most that Lambda hands over at a time.
+_INVOCATION = 6 * _KB * _KB
 _READ_UNIT = 4 * _KB
 _QUARTER_S = 900.0
 _WEEK_HOURS = 168.0
@@ -51,6 +53,7 @@ class Assumed:
     shard_bytes: float = 1e6
     fill: float = 0.8
     on_demand_shards: int = 4
+    record_frame: float = 600
     collector_events: float = 1000
     collectors: int = 2
     writers: int = 16
@@ -145,7 +148,8 @@ def flow(traffic: Traffic, units: Mapping[str, Any], assumed: Assumed) -> Flow:
     # A batch begins with a record, and is sent when its window is over or it is full.
     of_shard = records / shards
     window = max(traffic.batching_window, assumed.poll)
-    every = max(1 / of_shard, min(window + 1 / of_shard, traffic.batch_size / of_shard))
+    fits = min(traffic.batch_size, _INVOCATION / (record_bytes * 4 / 3 + assumed.record_frame))
+    every = max(1 / of_shard, min(window + 1 / of_shard, fits / of_shard))
     batch_events = events / shards * every
     together = traffic.together or _in_slot(min(window, every) / traffic.event_gap)
     together = max(1.0, min(together, traffic.events_per_session, batch_events))

@@ -85,6 +85,18 @@ class Stack:
         """Which one the API answers from."""
         return self.get("/api/statistics/summary/?site=shop")[1]["LiveInsight-Generation"]
 
+    def aliases(self) -> set[str]:
+        found = self.emulator.client("lambda").list_aliases(FunctionName=FUNCTION)["Aliases"]
+        return {alias["Name"] for alias in found}
+
+    def serve(self, key: str) -> None:
+        """Let the first generation's mapping run this code, by the alias that it has, if it has one."""
+        lambdas = self.emulator.client("lambda")
+        lambdas.update_function_code(FunctionName=FUNCTION, S3Bucket=CODE, S3Key=key)
+        for alias in self.aliases():
+            version = lambdas.publish_version(FunctionName=FUNCTION)["Version"]
+            lambdas.update_alias(FunctionName=FUNCTION, Name=alias, FunctionVersion=version)
+
     def replay(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "stream_consumer", "replay", *arguments],
@@ -175,8 +187,10 @@ def test_a_replay_fills_a_generation_by_a_mapping_of_its_own_and_is_promoted(sta
     started = stack.replay("start", "--from", "TRIM_HORIZON")
     assert started.stdout == "g2\n", started.stderr
     lambdas = stack.emulator.client("lambda")
-    mappings = lambdas.list_event_source_mappings()["EventSourceMappings"]
-    assert sorted(one["FunctionArn"].partition(FUNCTION)[2] for one in mappings) == ["", ":g2"]
+    first, second = sorted(lambdas.list_event_source_mappings()["EventSourceMappings"], key=_is_of_g2)
+    assert _is_of_g2(second)
+    for setting in ("FunctionResponseTypes", "BisectBatchOnFunctionError", "MaximumRetryAttempts", "DestinationConfig"):
+        assert second[setting] == first[setting]
 
     until(lambda: stack.replay("diff", "g2", "--site", "shop"), lambda said: said.returncode == 0, 60)
     promoted = stack.replay("promote", "g2", "--max-lag", "3600")
@@ -190,8 +204,12 @@ def test_a_replay_fills_a_generation_by_a_mapping_of_its_own_and_is_promoted(sta
     assert until(lambda: stack.page_views("after"), lambda views: views == 1, 30) == 1
     dropped = stack.replay("drop", "g2")
     assert dropped.returncode == 0, dropped.stderr
-    assert len(lambdas.list_event_source_mappings()["EventSourceMappings"]) == 1
-    assert lambdas.list_aliases(FunctionName=FUNCTION)["Aliases"] == []
+    assert [one["UUID"] for one in lambdas.list_event_source_mappings()["EventSourceMappings"]] == [first["UUID"]]
+    assert "g2" not in stack.aliases()
+
+
+def _is_of_g2(mapping: dict[str, Any]) -> bool:
+    return bool(mapping["FunctionArn"].endswith(f":{FUNCTION}:g2"))
 
 
 def test_what_comes_while_a_version_raises_is_counted_once_by_the_version_that_takes_over(
@@ -199,15 +217,14 @@ def test_what_comes_while_a_version_raises_is_counted_once_by_the_version_that_t
 ) -> None:
     stack.put("raised", "/before")
     until(lambda: stack.page_views("raised"), lambda views: views == 1, 30)
-    lambdas, s3 = stack.emulator.client("lambda"), stack.emulator.client("s3")
     bad = function_zip(tmp_path / "bad.zip", stream_consumer__lambda_handler=RAISING)
-    s3.upload_file(str(bad), CODE, "2.zip")
-    lambdas.update_function_code(FunctionName=FUNCTION, S3Bucket=CODE, S3Key="2.zip")
+    stack.emulator.client("s3").upload_file(str(bad), CODE, "2.zip")
+    stack.serve("2.zip")
     stack.put("raised", "/meanwhile", "/and-again")
     until(stack.emulator.log.read_text, lambda said: "a version that must not serve" in said, 30)
     assert stack.page_views("raised") == 1
 
-    lambdas.update_function_code(FunctionName=FUNCTION, S3Bucket=CODE, S3Key="1.zip")
+    stack.serve("1.zip")
     assert until(lambda: stack.page_views("raised"), lambda views: views == 3, 30) == 3
 
 

@@ -134,6 +134,14 @@ def test_longer_windows_and_fuller_batches_cost_less() -> None:
     assert by_company == sorted(by_company, reverse=True)
 
 
+def test_a_batch_is_at_most_6_mb_however_many_records_it_may_have() -> None:
+    some = Traffic(1e9, batching_window=300, batch_size=10_000)
+    moving = flow(some, UNITS, Assumed())
+    in_batch = moving.records / moving.batches
+    assert in_batch * moving.record_bytes * 4 / 3 < 6 * 1024 * 1024
+    assert in_batch > 2000
+
+
 def test_of_five_events_in_a_session_and_batch_a_million_cost_a_tenth_of_the_ordinary_designs() -> None:
     """Stream, function, tables and metrics, without storage; on 100 million a day."""
     found = cost.report(Traffic(1e8, events_per_session=5, together=5), UNITS, PRICES)
