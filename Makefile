@@ -33,7 +33,7 @@ lint: $(INSTALLED) ## Check style, types and templates
 emulator: $(EMULATOR)/.installed-$(MINISTACK) ## Install an independent emulator of AWS that runs real Lambda code
 
 test-emulator: $(INSTALLED) emulator ## Run the stacks and the packaged function on that emulator
-	LIVEINSIGHT_LONG=1 $(BIN)/pytest tests/flow/test_emulator.py $(ARGS)
+	LIVEINSIGHT_LONG=1 $(BIN)/pytest tests/flow/test_emulator.py tests/flow/test_deploy_on_emulator.py $(ARGS)
 
 load: $(INSTALLED) ## Post 1,000 events/s for 30 s to a running `make run`, and check that each is counted
 	@exec $(BIN)/python -m tests.flow.load --collector http://127.0.0.1:$${COLLECTOR_PORT:-8080} \

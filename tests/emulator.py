@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 import boto3
 from botocore.config import Config
 
+from producer.client import EventProducer, ProducerSettings
 from tests.free_ports import free_ports
 
 ROOT = Path(__file__).parents[1]
@@ -130,6 +131,13 @@ def _answers(url: str) -> bool:
             return True
     except (urllib.error.URLError, ConnectionError, TimeoutError):
         return False
+
+
+def put_page_views(emulator: Emulator, stream: str, session_id: str, *pages: str) -> None:
+    """Send page views of one session of site ``shop``, each once the one before it is acknowledged."""
+    with EventProducer(ProducerSettings(stream=stream), emulator.client("kinesis")) as producer:
+        for page in pages:
+            producer.track("page_view", site_id="shop", session_id=session_id, page_url=page).wait(10)
 
 
 def function_zip(path: Path, **instead: str) -> Path:

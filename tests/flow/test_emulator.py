@@ -17,10 +17,8 @@ from typing import Any
 import pytest
 
 from infra.local.stacks import CONSUMER, DATA, TEMPLATES, create_stack
-from producer.client import EventProducer, ProducerSettings
-from stream_consumer.items import session_key
 from tests.builders import a_lambda_event, an_aggregate, an_event
-from tests.emulator import MISSING, PYTHON, ROOT, Emulator, function_zip, running, until
+from tests.emulator import MISSING, PYTHON, ROOT, Emulator, function_zip, put_page_views, running, until
 from tests.free_ports import free_ports
 
 pytestmark = [
@@ -56,17 +54,7 @@ class Stack:
         return self.emulator.environ | {name: self.outputs[output] for name, output in names.items()}
 
     def put(self, session_id: str, *pages: str) -> None:
-        settings = ProducerSettings(stream=self.outputs["StreamName"])
-        with EventProducer(settings, self.emulator.client("kinesis")) as producer:
-            for page in pages:
-                producer.track("page_view", site_id="shop", session_id=session_id, page_url=page).wait(10)
-
-    def session(self, session_id: str, prefix: str = "") -> dict[str, Any]:
-        """The stored item; nothing if there is none."""
-        found: dict[str, Any] = self.emulator.client("dynamodb").get_item(
-            TableName=self.outputs["SessionsTableName"], Key={"pk": {"S": prefix + session_key("shop", session_id)}}
-        )
-        return found.get("Item", {})
+        put_page_views(self.emulator, self.outputs["StreamName"], session_id, *pages)
 
     def get(self, path: str) -> tuple[Any, Message]:
         with urllib.request.urlopen(self.api + path, timeout=30) as answer:
