@@ -1,8 +1,10 @@
 """An independent emulator of AWS that runs real Lambda code (ministack), and the function's package to run on it.
 
-Its environment is `.venv-ministack`, made by `make emulator`: it pins botocore. What it does not do as AWS does:
-a Kinesis batch's partial response counts as success, there is no bisecting, AT_TIMESTAMP is read as LATEST, and a mapping
-has no batching window. So those are tested on `infra/local/event_source.py` and in the simulation.
+Its environment is `.venv-ministack`, made by `make emulator`: it pins botocore. It enforces the policies of roles
+(``AUTH``). What it does not do as AWS does: the partial response of a Kinesis batch counts as success, nothing is bisected,
+AT_TIMESTAMP is read as LATEST, a mapping has no batching window, an alias's weights do not share out a mapping's
+batches, and a delivery stream does not read from Kinesis. So those are tested on `infra/local/` and in the simulation.
+It holds the stacks data, consumer, compaction and archive; the others use resources that it does not know.
 """
 
 from __future__ import annotations
