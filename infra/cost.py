@@ -10,23 +10,34 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, cast
 
-from infra.usage import Assumed, Traffic, Usage, busy, flow, least_shards, liveinsight, ordinary
+from infra.usage import (
+    Assumed,
+    Front,
+    Traffic,
+    Usage,
+    before_the_stream,
+    busy,
+    flow,
+    least_shards,
+    liveinsight,
+    ordinary,
+)
 
 UNITS = Path(__file__).with_name("units.json")
 PRICES = Path(__file__).with_name("prices.json")
 _STORAGE = frozenset({"storage", "point-in-time recovery"})
 
 _ABOUT = """\
-The monthly bill by service, for stream, function, tables and their monitoring: measured units (infra/units.json, from
-`make bench-units`) times list prices (infra/prices.json, which says where each is from, and of when). Beside it stands
-the ordinary design: one call of the function, three writes of 1 KB and one PutMetricData for every event.
+The monthly bill by service: measured units (infra/units.json, from `make bench-units`) times list prices
+(infra/prices.json, which says where each is from, and of when). Beside it stands the ordinary design: one call of the
+function, three writes of 1 KB and one PutMetricData for every event. What is before the stream (edge, firewall,
+collectors, query API) and the alarms would be the same for both; it is not measured, and stands apart.
 
   python -m infra.cost --events-per-day 1000000
   python -m infra.cost --events-per-day 1e9 --shards auto --batching-window 10 --json
 
-Not in it: collectors and query API (containers, load balancer), the edge, the archive, alarms and dashboards, data
-transfer, KMS, free tiers, discounts, retries, and what the query API reads. The ordinary design would need its
-collectors too.
+Not in it: the archive, the shared cache, dashboards, what the query API reads and sends, KMS, free tiers, discounts,
+and batches that come again.
 """
 
 
@@ -70,6 +81,7 @@ def report(
     assumed = assumed or Assumed()
     moving = flow(traffic, units, assumed)
     ours, theirs = bill(liveinsight(traffic, units, assumed), prices), bill(ordinary(traffic, units, assumed), prices)
+    before = bill(before_the_stream(traffic, units, assumed), prices)
     calls = sum(line[4] for line in theirs.lines if line[1] == "PutMetricData")
     millions = traffic.events_per_day * 365 / 12 / 1e6
     return {
@@ -77,12 +89,14 @@ def report(
         "prices_of": prices["date"],
         "units_of": units["measured"],
         "traffic": asdict(traffic),
-        "assumed": asdict(assumed),
+        "assumed": asdict(assumed) | asdict(Front()),
         "flow": asdict(moving),
         "busy": dict(zip(("average", "peak"), busy(traffic, units, assumed), strict=True)),
         "least_shards": least_shards(traffic, units, assumed),
         "liveinsight": _as_json(ours, millions),
         "ordinary": _as_json(theirs, millions),
+        "before_the_stream": _as_json(before, millions),
+        "usd_a_month": before.total + ours.total,
         "times_cheaper": theirs.total / ours.total,
         "times_cheaper_for_events": theirs.for_events() / ours.for_events(),
         "times_cheaper_for_events_without_metric_calls": (theirs.for_events() - calls) / ours.for_events(),
@@ -128,6 +142,10 @@ def table(found: Mapping[str, Any]) -> list[str]:
         _row("all", ours["usd_a_month"], theirs["usd_a_month"]),
         _row("a million events, without storage", ours["usd_a_million_events"], theirs["usd_a_million_events"], 4),
         "",
+        f"Before the stream, and alarms, for either: {found['before_the_stream']['usd_a_month']:,.2f}: "
+        + ", ".join(f"{name} {usd:,.2f}" for name, usd in found["before_the_stream"]["services"].items()),
+        f"LiveInsight in all: {found['usd_a_month']:,.2f} USD a month",
+        "",
         f"The ordinary design costs {found['times_cheaper']:.1f} times as much; "
         f"{found['times_cheaper_for_events']:.1f} times without storage, and "
         f"{found['times_cheaper_for_events_without_metric_calls']:.1f} times if its metrics cost no calls either.",
@@ -157,6 +175,7 @@ _OPTIONS = {
     "known_users": "share of the sessions whose user is known",
     "lanes": "of the stream",
     "linger": "seconds that an event waits for others at a collector",
+    "events_per_request": "events that a tracker posts at a time",
 }
 
 

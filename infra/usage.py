@@ -71,12 +71,31 @@ class Assumed:
 
 
 @dataclass(frozen=True)
+class Front:
+    """What stands before the stream (web.yaml, edge.yaml) and beside it (monitoring.yaml).
+
+    A task of ``task_vcpus`` and ``task_gb`` runs for each collector, and ``api_tasks`` for the query API; ``endpoints``
+    of interfaces, each in one zone, lead out of the network. ``request_bytes`` come with a request besides its events.
+    ``rules`` of the firewall; ``alarm_metrics``: of all alarms.
+    """
+
+    task_vcpus: float = 0.5
+    task_gb: float = 1.0
+    api_tasks: int = 2
+    endpoints: int = 4
+    request_bytes: float = 1500
+    rules: int = 4
+    alarm_metrics: int = 40
+
+
+@dataclass(frozen=True)
 class Traffic:
     """What comes, and how the stack is set. Times in s unless named otherwise. Raises ValueError for what cannot be.
 
     ``sites`` share the traffic equally. ``event_gap``: between a session's events. ``together``: events of a session
     in one batch; 0: what ``event_gap`` and the batching window make of it. ``shards``: 0 is an on-demand stream.
-    ``months`` of data are stored. ``known_users``: share of sessions whose user is known.
+    ``months`` of data are stored. ``known_users``: share of sessions whose user is known. ``events_per_request``: that a
+    tracker posts at a time.
     """
 
     events_per_day: float
@@ -93,6 +112,7 @@ class Traffic:
     known_users: float = 0.2
     lanes: int = 64
     linger: float = 0.05
+    events_per_request: float = 1.5
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -109,6 +129,7 @@ class Traffic:
             ("months", 0, 1200),
             ("known_users", 0, 1),
             ("linger", 0.001, 60),
+            ("events_per_request", 1, 1000),
         ):
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"{name} is {getattr(self, name):g}; it must be {low:g} to {high:g}")
@@ -136,7 +157,7 @@ def flow(traffic: Traffic, units: Mapping[str, Any], assumed: Assumed) -> Flow:
     """How ``traffic`` moves through producers, stream and mapping."""
     events = traffic.events_per_day / 86_400
     peak = events * traffic.peak_factor
-    collectors = max(assumed.collectors, math.ceil(peak / assumed.collector_events))
+    collectors = _collectors(peak, assumed)
     in_record = _in_slot(events * traffic.linger / collectors / traffic.lanes)
     record_bytes = in_record * units["stream"]["event_bytes"] + units["stream"]["record_bytes"]
     records = events / in_record
@@ -267,6 +288,38 @@ def ordinary(traffic: Traffic, units: Mapping[str, Any], assumed: Assumed | None
     session_bytes = _at(units["session"]["bytes"], traffic.events_per_session)
     stored = kept * (sessions * session_bytes + events * (event_bytes + 100))
     return usage | _stored(stored) | _watched(units, assumed, events / SECONDS, own_log=0)
+
+
+def before_the_stream(
+    traffic: Traffic, units: Mapping[str, Any], assumed: Assumed | None = None, front: Front | None = None
+) -> Usage:
+    """What collectors, query API, edge and alarms use in a month: the same for either design."""
+    assumed, front = assumed or Assumed(), front or Front()
+    moving = flow(traffic, units, assumed)
+    tasks = _collectors(moving.events * traffic.peak_factor, assumed) + front.api_tasks
+    requests = moving.events * SECONDS / traffic.events_per_request
+    taken_gb = (moving.events * SECONDS * units["stream"]["event_bytes"] + requests * front.request_bytes) / _GB
+    put_gb = moving.records * moving.record_bytes * SECONDS / _GB
+    return {
+        ("Fargate", "vCPUs"): (tasks * front.task_vcpus * HOURS, "fargate_vcpu_hour"),
+        ("Fargate", "memory"): (tasks * front.task_gb * HOURS, "fargate_gb_hour"),
+        ("Load balancer", "load balancer"): (HOURS, "load_balancer_hour"),
+        # A unit is 1 GB in an hour; of what else it has (25 new connections a second, ...) the edge needs less.
+        ("Load balancer", "capacity units"): (taken_gb, "load_balancer_unit_hour"),
+        ("VPC endpoints", "endpoints"): (front.endpoints * HOURS, "endpoint_hour"),
+        ("VPC endpoints", "GB to the stream"): (put_gb, "endpoint_gb"),
+        ("CloudFront", "requests"): (requests, "edge_request"),
+        ("CloudFront", "GB to the origin"): (taken_gb, "edge_origin_gb"),
+        ("WAF", "web ACL"): (1, "firewall_month"),
+        ("WAF", "rules"): (front.rules, "firewall_rule_month"),
+        ("WAF", "requests"): (requests, "firewall_request"),
+        ("Alarms", "alarms"): (front.alarm_metrics, "alarm_month"),
+    }
+
+
+def _collectors(peak: float, assumed: Assumed) -> int:
+    """How many bear so many events/s."""
+    return max(assumed.collectors, math.ceil(peak / assumed.collector_events))
 
 
 def _stream(traffic: Traffic, records: float, record_bytes: float, shards: int) -> Usage:

@@ -13,7 +13,18 @@ import pytest
 
 from infra import cost
 from infra.local.stacks import CONSUMER, DATA, load_template
-from infra.usage import SECONDS, Assumed, Traffic, batch_ms, busy, flow, least_shards, liveinsight, ordinary
+from infra.usage import (
+    SECONDS,
+    Assumed,
+    Traffic,
+    batch_ms,
+    before_the_stream,
+    busy,
+    flow,
+    least_shards,
+    liveinsight,
+    ordinary,
+)
 from stream_consumer.consume import consume
 from stream_consumer.items import shard_item
 from stream_consumer.progress import ShardProgress
@@ -119,7 +130,7 @@ def test_what_is_not_given_is_as_the_templates_say() -> None:
 
 
 @pytest.mark.parametrize("shards", [0, 8])
-@pytest.mark.parametrize("design", [liveinsight, ordinary])
+@pytest.mark.parametrize("design", [liveinsight, ordinary, before_the_stream])
 def test_more_traffic_never_costs_less(design, shards: int) -> None:
     rates = [10 ** (power / 8) for power in range(24, 80)]
     totals = [cost.bill(design(Traffic(rate, shards=shards), UNITS), PRICES).total for rate in rates]
@@ -180,6 +191,15 @@ def test_it_is_one_of_the_operators_commands(capsys) -> None:
     assert "1,000 events a day" in capsys.readouterr().out
 
 
+def test_what_is_before_the_stream_is_what_one_computes_by_hand() -> None:
+    # 100 events/s, 300 at the peak: two collectors and two of the query API, each half a CPU and 1 GB.
+    used = before_the_stream(replace(HAND, events_per_request=2), ROUND)
+    assert used["Fargate", "vCPUs"][0] == 4 * 0.5 * 730
+    assert used["WAF", "requests"][0] == used["CloudFront", "requests"][0] == 50 * SECONDS
+    assert used["Load balancer", "capacity units"][0] == pytest.approx(SECONDS * (100 * 500 + 50 * 1500) / 1e9)
+    assert cost.bill(used, PRICES).by_service()["WAF"] == pytest.approx(5 + 4 + 50 * SECONDS * 6e-7)
+
+
 def test_every_price_has_a_source_and_a_date_and_is_used() -> None:
     assert PRICES["region"] == "us-east-1"
     date.fromisoformat(PRICES["date"])
@@ -191,7 +211,7 @@ def test_every_price_has_a_source_and_a_date_and_is_used() -> None:
         assert source["dated"]
     wanted: set[str] = set()
     for shards in (0, 2):
-        for design in (liveinsight, ordinary):
+        for design in (liveinsight, ordinary, before_the_stream):
             usage = design(replace(HAND, shards=shards, retention_hours=8760), UNITS)
             wanted |= {price for _, price in usage.values()}
     assert wanted == set(PRICES["prices"])
@@ -275,6 +295,9 @@ def test_as_json_the_services_add_up_and_prices_come_with_their_sources(capsys) 
         one = found[design]
         assert sum(one["services"].values()) == pytest.approx(one["usd_a_month"])
         assert sum(line["usd"] for line in one["lines"]) == pytest.approx(one["usd_a_month"])
+    assert found["usd_a_month"] == pytest.approx(
+        found["liveinsight"]["usd_a_month"] + found["before_the_stream"]["usd_a_month"]
+    )
     assert found["traffic"]["shards"] == found["least_shards"] > 0
     assert found["sources"] == PRICES["sources"]
     assert found["times_cheaper"] == pytest.approx(
