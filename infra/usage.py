@@ -94,8 +94,8 @@ class Traffic:
 
     ``sites`` share the traffic equally. ``event_gap``: between a session's events. ``together``: events of a session
     in one batch; 0: what ``event_gap`` and the batching window make of it. ``shards``: 0 is an on-demand stream.
-    ``months`` of data are stored. ``known_users``: share of sessions whose user is known. ``events_per_request``: that a
-    tracker posts at a time.
+    ``months`` of data are stored. ``known_users``: share of sessions whose user is known. ``events_per_request``: that
+    a tracker posts at a time.
     """
 
     events_per_day: float
