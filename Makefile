@@ -10,8 +10,13 @@ REGIONS := us-east-1 us-west-2 eu-west-1 eu-central-1 ap-northeast-1 ap-northeas
 CHECKOV_VERSION := 3.3.30
 CHECKOV := .venv-checkov/.installed-$(CHECKOV_VERSION)
 
+# An independent emulator of AWS. It pins botocore, so it has an environment of its own.
+MINISTACK := 1.5.33
+EMULATOR := .venv-ministack
+
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long lint lint-security format load simulate bench-api bench-replay lock clean
+.PHONY: help run test test-long test-emulator emulator lint lint-security format load simulate bench-api bench-replay \
+	bench-units lock clean
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -40,6 +45,11 @@ lint: $(INSTALLED) ## Check style, types and templates
 lint-security: $(CHECKOV) ## Check the templates and the Dockerfile against security rules
 	.venv-checkov/bin/checkov --quiet --compact --skip-download --framework cloudformation dockerfile --directory infra
 
+emulator: $(EMULATOR)/.installed-$(MINISTACK) ## Install an independent emulator of AWS that runs real Lambda code
+
+test-emulator: $(INSTALLED) emulator ## Run the stacks and the packaged function on that emulator
+	LIVEINSIGHT_LONG=1 $(BIN)/pytest tests/flow/test_emulator.py tests/flow/test_deploy_on_emulator.py $(ARGS)
+
 load: $(INSTALLED) ## Post 1,000 events/s for 30 s to a running `make run`, and check that each is counted
 	@exec $(BIN)/python -m tests.flow.load --collector http://127.0.0.1:$${COLLECTOR_PORT:-8080} \
 	--api http://127.0.0.1:$${QUERY_PORT:-8000} $(ARGS)
@@ -54,6 +64,9 @@ bench-api: $(INSTALLED) ## Measure the query API: 1,000 dashboards at once, and 
 bench-replay: $(INSTALLED) ## Measure how fast a replay is beside live consumption
 	@$(BIN)/python -m tests.benchmarks.bench_replay $(ARGS)
 
+bench-units: $(INSTALLED) ## Measure what traffic uses of each AWS service, for `python -m infra.cost`
+	@$(BIN)/python -m tests.benchmarks.bench_units $(ARGS)
+
 format: $(INSTALLED) ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -67,7 +80,7 @@ lock: $(INSTALLED) ## Renew requirements.lock from setup.cfg
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --output-file requirements.lock -
 
 clean: ## Remove the environment and all caches, but nothing that a run has kept
-	rm -rf $(VENV) .venv-checkov .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(EMULATOR) .venv-checkov .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # Compiling every module would take longer than installing them. The .pth file lets `python -m producer` work from any directory.
@@ -85,4 +98,12 @@ $(CHECKOV):
 	@echo "Installing checkov $(CHECKOV_VERSION) into .venv-checkov ..."
 	@$(PYTHON) -m venv .venv-checkov
 	@.venv-checkov/bin/pip install --quiet --disable-pip-version-check checkov==$(CHECKOV_VERSION)
+	@touch $@
+
+# Of the same Python as ours: its functions run what is installed here.
+$(EMULATOR)/.installed-$(MINISTACK): $(INSTALLED)
+	@echo "Installing ministack $(MINISTACK) into $(EMULATOR) ..."
+	@rm -rf $(EMULATOR)
+	@$(BIN)/python -m venv $(EMULATOR)
+	@$(EMULATOR)/bin/pip install --quiet --disable-pip-version-check --no-compile ministack==$(MINISTACK)
 	@touch $@

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from tests.benchmarks import bench_api, bench_reads, bench_replay
+from tests.benchmarks import bench_api, bench_reads, bench_replay, bench_units
 from tests.benchmarks.api_data import Plan, events_of, stored
 from tests.fake_dynamodb import NAMES
 
@@ -76,3 +76,9 @@ def test_a_replay_and_live_consumption_count_the_same_events_in_other_batches(tm
     assert [record for batch in bench_replay.live(some, 100) for record in batch] == some
     assert [record for batch in bench_replay.replayed(some) for record in batch] == some
     assert "times as fast" in capsys.readouterr().out
+
+
+def test_the_units_of_a_bill_are_measured_into_a_file(tmp_path) -> None:
+    file = tmp_path / "units.json"
+    assert bench_units.main(["--quick", "--json", str(file)]) == 0
+    assert json.loads(file.read_text())["stream"]["event_bytes"] > 100
