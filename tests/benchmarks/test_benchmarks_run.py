@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from tests.benchmarks import bench_api, bench_reads, bench_replay
+from tests.benchmarks import bench_api, bench_cold_start, bench_reads, bench_replay
 from tests.benchmarks.api_data import Plan, events_of, stored
 from tests.fake_dynamodb import NAMES
 
@@ -76,3 +76,11 @@ def test_a_replay_and_live_consumption_count_the_same_events_in_other_batches(tm
     assert [record for batch in bench_replay.live(some, 100) for record in batch] == some
     assert [record for batch in bench_replay.replayed(some) for record in batch] == some
     assert "times as fast" in capsys.readouterr().out
+
+
+def test_a_cold_start_has_all_that_it_needs_in_the_package(tmp_path, capsys) -> None:
+    file = tmp_path / "cold.json"
+    assert bench_cold_start.main(["--quick", "--json", str(file)]) == 0
+    ways = json.loads(file.read_text())["ways"]
+    assert 0 < ways["imports"]["cpu_ms"] < ways["imports and clients"]["cpu_ms"]
+    assert "imports and clients" in capsys.readouterr().out
