@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 
-from infra.deploy import package_command
+from infra.deploy import deploy_command, package_command
+from infra.smoke import command as smoke_command
 
 _ABOUT = """\
 LiveInsight on AWS.
@@ -29,7 +31,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     package_command.add(commands)
+    deploy_command.add(commands)
+    smoke_command.add(commands)
     given = parser.parse_args(argv)
+    # A canary that is ended by its machine's shutdown must put its routing back, as on Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         status: int = given.run(given)
     except KeyboardInterrupt:

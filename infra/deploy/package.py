@@ -24,6 +24,7 @@ from importlib import metadata
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 
+from infra.deploy.problems import Failed
 from infra.deploy.requirements import Pin, install_requires, needed, normalised, read_lock
 
 ROOT = Path(__file__).parents[2]
@@ -44,7 +45,7 @@ _LICENCES = ("LICEN", "COPYING", "NOTICE", "AUTHORS")
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
-class PackageFailed(Exception):  # noqa: N818 - carries a sentence to the user
+class PackageFailed(Failed):
     """There is no package; the message says why and what to do."""
 
 
