@@ -28,8 +28,8 @@ Bring a stage up to date, its stacks one after another: {", ".join(ORDER)} (thos
    ECS rolls one back, the deploy says so and fails.
 5. Post an event through the edge and read it back (see `smoke`).
 
-Parameters are those of infra/cloudformation/stages/STAGE.json ({{"data": {{"RetentionHours": "168"}}, ...}}), if there is
-one, and else the templates' defaults. What is up to date is left alone, so an interrupted deploy is given again.
+Parameters are those of infra/cloudformation/stages/STAGE.json, as in {{"data": {{"RetentionHours": "168"}}}}, and else
+the templates' defaults. What is up to date is left alone, so an interrupted deploy is given again.
 
   python -m infra deploy --stage prod --image-tag 2026-01-31
   python -m infra deploy --stage dev --templates data consumer --yes

@@ -148,7 +148,8 @@ def deploy(session: Session, plan: Plan, build: Callable[[], package.Package]) -
             outputs |= found
     for part in parts:
         source = source_of(part, bucket)
-        session.stacks(part.region).validate(source)
+        if "TemplateURL" in source:  # too large to be looked at before the bucket was there
+            session.stacks(part.region).validate(part.stack, source)
         values = parameters.resolve(
             part.declared, made, given.get(part.name, {}), outputs, existing_parameters(session, part)
         )
@@ -175,7 +176,7 @@ def check(session: Session, plan: Plan, parts: Sequence[Part]) -> frozenset[str]
     for part in parts:
         stacks = session.stacks(part.region)
         if len(part.body.encode()) <= LARGEST_BODY:
-            stacks.validate({"TemplateBody": part.body})
+            stacks.validate(part.stack, {"TemplateBody": part.body})
         found = stacks.settle(part.stack)
         if not found or found["StackStatus"] == "REVIEW_IN_PROGRESS":
             continue

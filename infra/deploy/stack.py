@@ -103,13 +103,13 @@ class Stacks:
         found = self.find(name) or {}
         return {one["OutputKey"]: one["OutputValue"] for one in found.get("Outputs", [])}
 
-    def validate(self, source: Mapping[str, str]) -> None:
-        """Have AWS read the template (``TemplateBody`` or ``TemplateURL``). Raises :class:`Failed`."""
+    def validate(self, name: str, source: Mapping[str, str]) -> None:
+        """Have AWS read a stack's template (``TemplateBody`` or ``TemplateURL``). Raises :class:`Failed`."""
         try:
             self._client.validate_template(**source)
         except ClientError as error:
             if is_code(error, "ValidationError"):
-                raise Failed(f"AWS refuses the template: {error.response['Error']['Message']}") from error
+                raise Failed(f"{name}: AWS refuses the template: {error.response['Error']['Message']}") from error
             raise
 
     def settle(self, name: str, watch: Callable[[], Iterable[str]] = tuple) -> dict[str, Any] | None:

@@ -220,8 +220,8 @@ def load(smoke: Smoke) -> str:
     _exactly(smoke)
     middle, high = took[len(took) // 2] * 1000, took[int(len(took) * 0.95)] * 1000
     return (
-        f"{batches * _BATCH} events in {seconds:.1f} s, all acknowledged and counted; requests of {_BATCH} took {middle:.0f} ms "
-        f"(median), {high:.0f} ms (95 %)"
+        f"{batches * _BATCH} events in {seconds:.1f} s, all acknowledged and counted; "
+        f"requests of {_BATCH} took {middle:.0f} ms (median), {high:.0f} ms (95 %)"
     )
 
 
