@@ -14,7 +14,10 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
+import botocore.session
+from botocore import xform_name
 from botocore.exceptions import ClientError
+from botocore.validate import validate_parameters
 
 from infra.deploy import package
 from infra.deploy.deployment import Session
@@ -345,6 +348,29 @@ class Iam:
         }
 
 
+class Checked:
+    """A fake whose calls must be ones that boto3 would send: operations and parameters as AWS declares them."""
+
+    def __init__(self, service: str, fake: Any) -> None:
+        self._operations = declared_operations(service)
+        self._fake = fake
+
+    def __getattr__(self, name: str) -> Any:
+        operation = self._operations[name]
+
+        def call(**given: Any) -> Any:
+            validate_parameters(given, operation.input_shape)
+            return getattr(self._fake, name)(**given)
+
+        return call
+
+
+@cache
+def declared_operations(service: str) -> dict[str, Any]:
+    model = botocore.session.get_session().get_service_model(service)
+    return {xform_name(name): model.operation_model(name) for name in model.operation_names}
+
+
 class Account:
     """All of it; templates are those of ``directory``. What was said is in ``lines``."""
 
@@ -369,7 +395,7 @@ class Account:
         )
 
     def client(self, service: str, region: str) -> Any:
-        return {
+        fake = {
             "cloudformation": self.cloudformation,
             "lambda": self.lambdas,
             "cloudwatch": self.cloudwatch,
@@ -378,6 +404,7 @@ class Account:
             "s3": self.s3,
             "sts": Sts(),
         }[service]
+        return Checked(service, fake)
 
     def write(self, **templates: str) -> None:
         for name, text in templates.items():

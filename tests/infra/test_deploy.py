@@ -18,7 +18,6 @@ from infra.deploy.code_bucket import CodeBucket
 from infra.deploy.deployment import Declined, Plan, deploy, rollback
 from infra.deploy.problems import Failed, explained
 from infra.deploy.services import Services
-from infra.local import stacks
 from tests.infra.deploying import ACCOUNT, CONSUMER, DATA, REGION, WEB, Account, a_package, denied
 
 PLAN = Plan("dev", image_tag="v1", seconds=60)
@@ -345,14 +344,16 @@ def test_a_deployment_that_ecs_rolls_back_fails_the_deploy_and_says_why(account:
 
 def test_a_deployment_that_does_not_end_is_not_waited_for_for_ever(account: Account) -> None:
     account.ecs.deploy("api", 2, "IN_PROGRESS")
-    services = Services(account.ecs, "c", account.lines.append, pause=account.session.pause, clock=lambda: account.now)
+    services = Services(
+        account.client("ecs", REGION), "c", account.lines.append, pause=account.session.pause, clock=lambda: account.now
+    )
     with pytest.raises(Failed, match="still IN_PROGRESS after 60 s"):
         services.wait("api", within=60)
     assert len([line for line in account.lines if "IN_PROGRESS" in line]) == 1, "told once, not at each look"
 
 
 def test_a_large_template_goes_through_the_code_bucket(account: Account) -> None:
-    bucket = CodeBucket(account.s3, BUCKET, ACCOUNT, REGION, account.lines.append)  # type: ignore[arg-type]
+    bucket = CodeBucket(account.client("s3", REGION), BUCKET, ACCOUNT, REGION, account.lines.append)
     bucket.ensure()
     url = bucket.put_template("monitoring", "x" * 60_000)
     assert url.startswith(f"https://{BUCKET}.s3.{REGION}.amazonaws.com/templates/monitoring-")
@@ -368,19 +369,22 @@ def test_a_bucket_that_another_account_has_gets_nothing(account: Account) -> Non
     assert account.cloudformation.executed == []
 
 
-def test_the_projects_own_data_stack_comes_up_in_the_embedded_aws(
-    account: Account, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_deploys_to_an_independent_cloudformation(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "test")
     for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL"):
         monkeypatch.delenv(name, raising=False)
     with mock_aws():
-        account.cloudformation = boto3.client("cloudformation", region_name=REGION)  # type: ignore[assignment]
-        plan = replace(PLAN, templates=("data",))
-        deploy(replace(account.session, directory=stacks.TEMPLATES), plan, a_package)
-        assert boto3.client("kinesis", region_name=REGION).list_streams()["StreamNames"] == ["liveinsight-dev-events"]
-    assert [line.split()[:2] for line in account.lines if " AWS::Kinesis::Stream " in line] == [["Add", "EventStream"]]
+        moto = boto3.client("cloudformation", region_name=REGION)
+        session = replace(
+            account.session, client=lambda name, _: moto if name == "cloudformation" else account.client(name, _)
+        )
+        deploy(session, replace(PLAN, templates=("data",)), a_package)
+        (url,) = boto3.client("sqs", region_name=REGION).list_queues()["QueueUrls"]
+    assert url.endswith("/liveinsight-dev-failures")
+    assert [line.split() for line in account.lines if " AWS::SQS::Queue " in line] == [
+        ["Add", "Queue", "AWS::SQS::Queue", "-"]
+    ]
 
 
 def test_what_cloudfront_uses_goes_where_cloudfront_is() -> None:
