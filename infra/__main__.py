@@ -34,8 +34,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     deploy_command.add(commands)
     smoke_command.add(commands)
     given = parser.parse_args(argv)
-    # A canary that is ended by its machine's shutdown must put its routing back, as on Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         status: int = given.run(given)
     except KeyboardInterrupt:
@@ -47,4 +45,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    # A canary that is ended by its machine's shutdown must put its routing back, as on Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())

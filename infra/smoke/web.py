@@ -31,6 +31,16 @@ class Answer:
         return json.loads(self.body)
 
 
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A redirect is an answer: followed, it would take the read key to wherever it leads."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
+
+
+_opener = urllib.request.build_opener(_NoRedirects)
+
+
 class Address:
     """One of the deployment's two addresses. ``headers`` go with each request; ``patience`` is in seconds."""
 
@@ -53,7 +63,7 @@ class Address:
         request = urllib.request.Request(self.url + path, body, given, method=method)  # noqa: S310 - see checked_url
         began = time.monotonic()
         try:
-            with urllib.request.urlopen(request, timeout=self._patience) as answer:  # noqa: S310
+            with _opener.open(request, timeout=self._patience) as answer:
                 read = answer.readline() if first_line else answer.read()
                 return Answer(answer.status, _lower(answer.headers), read, time.monotonic() - began)
         except urllib.error.HTTPError as error:
