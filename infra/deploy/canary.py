@@ -26,9 +26,9 @@ class Alarms:
         self._cloudwatch = cloudwatch
         self._prefix = prefix
 
-    def ringing(self) -> frozenset[str]:
-        """The names of those in ALARM."""
-        names: set[str] = set()
+    def ringing(self) -> dict[str, bool]:
+        """The names of those in ALARM, and whether their actions are on: whether anybody is told."""
+        found: dict[str, bool] = {}
         more: dict[str, Any] = {}
         while True:
             answer = self._cloudwatch.describe_alarms(
@@ -38,9 +38,9 @@ class Alarms:
                 **more,
             )
             for kind in ("MetricAlarms", "CompositeAlarms"):
-                names.update(one["AlarmName"] for one in answer.get(kind, []))
+                found.update({one["AlarmName"]: one.get("ActionsEnabled", True) for one in answer.get(kind, [])})
             if not (after := answer.get("NextToken")):
-                return frozenset(names)
+                return found
             more = {"NextToken": after}
 
 
@@ -123,7 +123,7 @@ class Canary:
     def _watch(self, alarms: Alarms, version: str, seconds: float, known: frozenset[str]) -> None:
         until = self._clock() + seconds
         while True:
-            if ringing := alarms.ringing() - known:
+            if ringing := alarms.ringing().keys() - known:
                 raise Failed(
                     f"version {version} of {self._function} was taken back: in ALARM are {', '.join(sorted(ringing))}. "
                     "Their descriptions say what to look at; deploy again when it is mended."

@@ -14,12 +14,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from infra.deploy.problems import Failed, explained
 from infra.deploy.terminal import say, tell_problem
-from infra.smoke.checks import CHECKS, MOST_LOAD, Result, Smoke, run
+from infra.smoke.checks import CHECKS, MOST_LOAD, READ_KEY, Result, Smoke, run
 from infra.smoke.report import as_html, as_json
 from infra.smoke.web import Address, checked_url
-
-#: The environment variable of the site's read key. Not an option: command lines are seen by others and kept.
-READ_KEY = "LIVEINSIGHT_SMOKE_READ_KEY"
 
 _ABOUT = f"""\
 Check a running deployment through its addresses: an event posted is read back (end to end), pages of other sites may

@@ -269,12 +269,13 @@ class Cloudwatch:
     def __init__(self) -> None:
         self.looks: list[set[str]] = []
         self.ringing: set[str] = set()
+        self.actions = True
 
     def describe_alarms(self, AlarmNamePrefix: str, StateValue: str, **_: Any) -> dict[str, Any]:
         if self.looks:
             self.ringing = self.looks.pop(0)
         found = sorted(name for name in self.ringing if name.startswith(AlarmNamePrefix))
-        return {"MetricAlarms": [{"AlarmName": name} for name in found], "CompositeAlarms": []}
+        return {"MetricAlarms": [{"AlarmName": name, "ActionsEnabled": self.actions} for name in found]}
 
 
 class Ecs:

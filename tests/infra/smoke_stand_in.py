@@ -46,6 +46,8 @@ class Deployment:
             return 200, {"paths": {name: {"get": _described(*PATHS[name])} for name in PATHS}}
         if path == "/api/statistics/breakdown/" and ("path fails" in self.faults or "dimension" not in query):
             return 500, {"error": {"reason": "internal"}}
+        if path == "/api/statistics/summary/" and "wants a key" in self.faults:
+            return 401, {"error": {"reason": "key_missing"}}
         if path == "/api/statistics/summary/":
             return 200, {"total_events": sum(map(len, self.sessions.values()))}
         if path.endswith("/events/"):

@@ -254,6 +254,13 @@ def test_an_alarm_that_rings_already_stops_a_deploy_unless_it_is_known(account: 
     assert account.lambdas.alias["FunctionVersion"] == "2"
 
 
+def test_an_alarm_that_tells_nobody_stops_no_deploy(account: Account) -> None:
+    account.cloudwatch.ringing, account.cloudwatch.actions = {"liveinsight-dev-silence"}, False
+    shipped_new_code(account)
+    assert account.lambdas.alias["FunctionVersion"] == "2"
+    assert "check: alarms that ring and are known: liveinsight-dev-silence" in account.lines
+
+
 @pytest.mark.parametrize("end", [KeyboardInterrupt(), denied("DescribeAlarms")])
 def test_a_canary_that_nobody_watches_any_more_is_put_back_and_begins_anew(
     account: Account, end: BaseException

@@ -11,8 +11,7 @@ import pytest
 
 from infra.__main__ import main
 from infra.smoke import checks
-from infra.smoke.checks import CHECKS, Result
-from infra.smoke.command import READ_KEY
+from infra.smoke.checks import CHECKS, READ_KEY, Result
 from infra.smoke.report import as_html, as_json
 from tests.infra.smoke_stand_in import PATHS, Deployment, serving
 
@@ -103,6 +102,15 @@ def test_the_read_key_goes_to_the_api_alone_and_is_printed_nowhere(
     shown = capsys.readouterr()
     assert "li_secret" not in shown.out + shown.err
     assert all("li_secret" not in file.read_text() for file in tmp_path.iterdir())
+
+
+def test_without_a_key_that_is_wanted_it_says_where_to_get_one(
+    deployment: Deployment, address: str, tmp_path: Path
+) -> None:
+    deployment.faults.add("wants a key")
+    status, found = smoke(address, tmp_path)
+    assert (status, list(found)) == (1, ["reachable"])
+    assert f"wanted in {READ_KEY}: python -m query_api keys create" in found["reachable"]["detail"]
 
 
 def test_a_redirect_is_no_health_and_takes_the_key_nowhere(
