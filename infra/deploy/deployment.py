@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from infra.local.stacks import TEMPLATES, load_template
 #: Outputs of web.yaml that name a service.
 _SERVICES = ("CollectorServiceName", "ApiServiceName")
 _NEEDS_CODE = "CodeKey"
+_ECR_IMAGE = re.compile(r"(\d+)\.dkr\.ecr\.([a-z0-9-]+)\.amazonaws\.com/([^:@]+):([^:@]+)")
 
 
 @dataclass(frozen=True)
@@ -127,11 +129,12 @@ def deploy(session: Session, plan: Plan, build: Callable[[], package.Package]) -
     given = parameters.of_stage(session.directory, plan.stage)
     parts = parts_of(session, plan.stage, plan.templates)
     say(f"stage {plan.stage}: account {session.caller['Account']}, {session.region}, as {session.caller['Arn']}")
-    known = check(session, plan, parts)
     made: dict[str, str] = {"Stage": plan.stage}
     if plan.image_tag:
         of_stage = given.get("web", {}).get("Image", "")
         made["Image"] = parameters.image(plan.image_tag, of_stage, session.caller["Account"], session.region)
+        check_image(session, made["Image"])
+    known = check(session, plan, parts)
     bucket = CodeBucket(
         session.client("s3", session.region),
         plan.code_bucket or f"liveinsight-{plan.stage}-code-{session.caller['Account']}",
@@ -202,6 +205,26 @@ def check(session: Session, plan: Plan, parts: Sequence[Part]) -> frozenset[str]
         )
     say(f"check: alarms {'that ring and are known: ' + ', '.join(sorted(ringing)) if ringing else 'are silent'}")
     return frozenset(ringing)
+
+
+def check_image(session: Session, image: str) -> None:
+    """See that an image of ECR is there, before a service tries to run it. Raises :class:`Failed`."""
+    found = _ECR_IMAGE.fullmatch(image)
+    if not found:
+        return
+    account, region, repository, tag = found.groups()
+    try:
+        session.client("ecr", region).describe_images(
+            registryId=account, repositoryName=repository, imageIds=[{"imageTag": tag}]
+        )
+    except ClientError as error:
+        if is_code(error, "ImageNotFoundException", "RepositoryNotFoundException"):
+            raise Failed(
+                f"there is no image {image}: build it for linux/arm64, push it, and deploy again. "
+                f"({error.response['Error'].get('Message', '')})"
+            ) from error
+        raise
+    session.say(f"check: image {image} is there")
 
 
 def upload(session: Session, bucket: CodeBucket, made: package.Package) -> dict[str, str]:

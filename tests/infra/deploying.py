@@ -233,6 +233,19 @@ class S3:
         self.objects[Bucket][Key] = Body
 
 
+class Ecr:
+    """Images, by tag, of a repository ``liveinsight``."""
+
+    def __init__(self) -> None:
+        self.tags = {"v1", "v2"}
+
+    def describe_images(self, registryId: str, repositoryName: str, imageIds: list[dict[str, str]]) -> None:
+        if repositoryName != "liveinsight":
+            raise denied("DescribeImages", "RepositoryNotFoundException")
+        if imageIds[0]["imageTag"] not in self.tags:
+            raise denied("DescribeImages", "ImageNotFoundException")
+
+
 class Sts:
     def get_caller_identity(self) -> dict[str, str]:
         return {"Account": ACCOUNT, "Arn": f"arn:aws:iam::{ACCOUNT}:user/deployer"}
@@ -378,7 +391,7 @@ class Account:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.cloudformation = CloudFormation()
-        self.s3 = S3()
+        self.s3, self.ecr = S3(), Ecr()
         self.lambdas, self.cloudwatch, self.ecs, self.iam = Lambda(), Cloudwatch(), Ecs(), Iam()
         self.lines: list[str] = []
         self.asked: list[str] = []
@@ -403,6 +416,7 @@ class Account:
             "ecs": self.ecs,
             "iam": self.iam,
             "s3": self.s3,
+            "ecr": self.ecr,
             "sts": Sts(),
         }[service]
         return Checked(service, fake)

@@ -118,6 +118,12 @@ def test_a_first_deploy_without_an_image_says_what_gives_it(account: Account) ->
         ship(account, replace(PLAN, image_tag=""))
 
 
+def test_an_image_that_is_not_there_is_missed_before_anything_is_touched(account: Account) -> None:
+    with pytest.raises(Failed, match=r"there is no image .*/liveinsight:v9: build it for linux/arm64"):
+        ship(account, replace(PLAN, image_tag="v9"))
+    assert (account.cloudformation.executed, account.s3.objects) == ([], {})
+
+
 def test_only_some_templates_and_none_that_is_not_there(account: Account) -> None:
     ship(account, replace(PLAN, templates=("data",)))
     assert account.cloudformation.executed == ["liveinsight-dev-data"]
@@ -383,6 +389,7 @@ def test_it_deploys_to_an_independent_cloudformation(account: Account, monkeypat
         monkeypatch.delenv(name, raising=False)
     with mock_aws():
         moto = boto3.client("cloudformation", region_name=REGION)
+        moto.validate_template = lambda **_: None  # moto's loads cfn-lint, which takes seconds
         session = replace(
             account.session, client=lambda name, _: moto if name == "cloudformation" else account.client(name, _)
         )
