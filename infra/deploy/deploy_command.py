@@ -18,7 +18,8 @@ from infra.deploy.terminal import say, tell_problem
 from infra.smoke import command as smoke_command
 
 _DEPLOY = f"""\
-Bring a stage up to date, its stacks one after another: {", ".join(ORDER)} (those whose templates there are).
+Bring a stage up to date, its stacks one after another: {", ".join(ORDER)}
+(those whose templates there are).
 
 1. Check: credentials, permissions, templates, stacks' states, what was changed by hand (drift), alarms that ring.
 2. Make the functions' zip and put it into the code bucket, which is made if it is absent.

@@ -10,6 +10,22 @@ from infra.deploy.problems import Failed
 
 #: A deployment in one of these goes on.
 ONGOING = frozenset({"PENDING", "IN_PROGRESS", "STOP_REQUESTED", "ROLLBACK_REQUESTED", "ROLLBACK_IN_PROGRESS"})
+#: The tag of a task definition that a rollback has made: the one in whose place it runs.
+_UNDOES = "liveinsight:rolled-back-from"
+#: What ECS adds to a task definition, and does not take.
+_ECS_OWN = frozenset(
+    {
+        "taskDefinitionArn",
+        "revision",
+        "status",
+        "requiresAttributes",
+        "compatibilities",
+        "registeredAt",
+        "registeredBy",
+        "deregisteredAt",
+        "deleteRequestedAt",
+    }
+)
 #: How many deployments back are looked through for another task definition.
 _LOOK_BACK = 50
 
@@ -85,22 +101,35 @@ class Services:
             return True
         (found,) = self._ecs.describe_services(cluster=self._cluster, services=[service])["services"]
         current = found["taskDefinition"]
+        if undone := self._undone(current):
+            self._say(f"{service} runs {_short(current)} already, rolled back from {_short(undone)}")
+            return False
         before = self._before(service, current)
         if before is None:
             raise Failed(f"service {service} has had no other task definition than {_short(current)}")
         if _revision(before) > _revision(current):
             self._say(f"{service} runs {_short(current)} already, rolled back from {_short(before)}")
             return False
-        described = self._ecs.describe_task_definition(taskDefinition=before)["taskDefinition"]
-        if described["status"] != "ACTIVE":
-            images = ", ".join(sorted({one["image"] for one in described["containerDefinitions"]}))
-            raise Failed(
-                f"{_short(before)} of service {service} is {described['status']} and cannot run again; deploy its "
-                f"image's tag instead ({images}): python -m infra deploy --image-tag ..."
-            )
-        self._ecs.update_service(cluster=self._cluster, service=service, taskDefinition=before)
-        self._say(f"{service}: {_short(before)} instead of {_short(current)}")
+        again = self._runnable(before, current)
+        self._ecs.update_service(cluster=self._cluster, service=service, taskDefinition=again)
+        self._say(f"{service}: {_short(again)} instead of {_short(current)}")
         return True
+
+    def _undone(self, current: str) -> str | None:
+        """Which task definition ``current`` was made in place of, if a rollback has made it."""
+        tags = self._ecs.describe_task_definition(taskDefinition=current, include=["TAGS"]).get("tags", [])
+        return next((tag["value"] for tag in tags if tag["key"] == _UNDOES), None)
+
+    def _runnable(self, before: str, current: str) -> str:
+        """The task definition ``before``, or a copy: CloudFormation makes one that it has replaced inactive, and ECS
+        starts no task from such a one.
+        """
+        described = self._ecs.describe_task_definition(taskDefinition=before)["taskDefinition"]
+        if described["status"] == "ACTIVE":
+            return before
+        definition = {name: value for name, value in described.items() if name not in _ECS_OWN}
+        made = self._ecs.register_task_definition(**definition, tags=[{"key": _UNDOES, "value": current}])
+        return str(made["taskDefinition"]["taskDefinitionArn"])
 
     def _latest(self, service: str) -> dict[str, Any]:
         """The service's latest deployment; nothing if it never had one."""

@@ -187,6 +187,8 @@ class Stacks:
             if found["DetectionStatus"] != "DETECTION_IN_PROGRESS":
                 break
             self._pause(self._every)
+        if found["DetectionStatus"] == "DETECTION_FAILED":
+            self._say(f"{name}: not all of it could be compared: {found.get('DetectionStatusReason', '')}")
         if found.get("StackDriftStatus") != "DRIFTED":
             return []
         drifted: list[Drifted] = []

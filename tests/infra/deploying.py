@@ -297,6 +297,8 @@ class Ecs:
     def __init__(self) -> None:
         self.deployments: dict[str, list[dict[str, Any]]] = {"collector": [], "api": []}
         self.inactive: set[str] = set()
+        self.images: dict[str, str] = {}
+        self.tags: dict[str, list[dict[str, str]]] = {}
         self.stopped: list[str] = []
         self._numbers = itertools.count()
 
@@ -330,9 +332,25 @@ class Ecs:
         done = [one for one in self.deployments[services[0]] if one["statuses"][-1] == "SUCCESSFUL"]
         return {"services": [{"taskDefinition": done[-1]["targetServiceRevisionArn"]}]}
 
-    def describe_task_definition(self, taskDefinition: str) -> dict[str, Any]:
+    def describe_task_definition(self, taskDefinition: str, include: tuple[str, ...] = ()) -> dict[str, Any]:
+        family, _, revision = taskDefinition.rpartition("/")[2].partition(":")
         status = "INACTIVE" if taskDefinition in self.inactive else "ACTIVE"
-        return {"taskDefinition": {"status": status, "containerDefinitions": [{"image": "repo:old"}]}}
+        described = {
+            "taskDefinitionArn": taskDefinition,
+            "family": family,
+            "revision": int(revision),
+            "status": status,
+            "registeredAt": datetime(2026, 1, 1, tzinfo=UTC),
+            "containerDefinitions": [{"name": "web", "image": self.images.get(taskDefinition, f"repo:v{revision}")}],
+        }
+        return {"taskDefinition": described, "tags": self.tags.get(taskDefinition, [])}
+
+    def register_task_definition(
+        self, family: str, containerDefinitions: list[dict[str, Any]], tags: list[dict[str, str]]
+    ) -> dict[str, Any]:
+        arn = f"arn:td/{family}:{90 + len(self.images)}"
+        self.images[arn], self.tags[arn] = containerDefinitions[0]["image"], tags
+        return {"taskDefinition": {"taskDefinitionArn": arn}}
 
     def update_service(self, cluster: str, service: str, taskDefinition: str) -> None:
         self.deploy(service, int(taskDefinition.rpartition(":")[2]), "IN_PROGRESS", "SUCCESSFUL")

@@ -318,15 +318,25 @@ def test_a_rollback_ends_what_is_under_way(account: Account) -> None:
     assert account.ecs.stopped == [account.ecs.deployments["api"][-1]["serviceDeploymentArn"]]
 
 
-def test_a_rollback_that_cannot_be_says_why_and_does_the_rest(account: Account) -> None:
+def test_a_task_definition_that_cloudformation_has_put_away_runs_again_as_a_copy(account: Account) -> None:
     shipped_new_code(account)
     for service in ("collector", "api"):
         account.ecs.deploy(service, 2)
-    account.ecs.inactive.add("arn:td/api:1")
-    with pytest.raises(Failed, match=r"api:1 of service api is INACTIVE .*\(repo:old\): .*--image-tag"):
+        account.ecs.inactive.add(f"arn:td/{service}:1")
+    assert rollback(account.session, "dev")
+    running = account.ecs.describe_services("c", ["api"])["services"][0]["taskDefinition"]
+    assert account.ecs.images[running] == "repo:v1"
+    assert not rollback(account.session, "dev"), "it knows that this is a rollback already"
+    assert account.ecs.describe_services("c", ["api"])["services"][0]["taskDefinition"] == running
+
+
+def test_a_rollback_that_cannot_be_says_why_and_does_the_rest(account: Account) -> None:
+    shipped_new_code(account)
+    account.ecs.deploy("api", 2)
+    with pytest.raises(Failed, match="service collector has had no other task definition than collector:1"):
         rollback(account.session, "dev")
     assert account.lambdas.alias["FunctionVersion"] == "1"
-    assert account.ecs.describe_services("c", ["collector"])["services"][0]["taskDefinition"] == "arn:td/collector:1"
+    assert account.ecs.describe_services("c", ["api"])["services"][0]["taskDefinition"] == "arn:td/api:1"
 
 
 def test_a_rollback_before_any_deploy_and_in_the_wrong_region_says_so(account: Account) -> None:
