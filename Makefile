@@ -16,10 +16,10 @@ EMULATOR := .venv-ministack
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-long test-emulator emulator lint lint-security format load simulate bench-api bench-replay \
-	bench-units lock clean
+	bench-units bench-cold-start package deploy rollback smoke stage lock clean
 
 help: ## Show this
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "  make run DEMO=0 FRESH=1 COLLECTOR_PORT=8081: $(BIN)/python -m infra.local --help tells what can be set"
 	@echo "  make test ARGS='-k tracker': arguments for pytest"
@@ -66,6 +66,24 @@ bench-replay: $(INSTALLED) ## Measure how fast a replay is beside live consumpti
 
 bench-units: $(INSTALLED) ## Measure what traffic uses of each AWS service, for `python -m infra.cost`
 	@$(BIN)/python -m tests.benchmarks.bench_units $(ARGS)
+
+bench-cold-start: $(INSTALLED) ## Measure how long a function's cold start takes of ours
+	@$(BIN)/python -m tests.benchmarks.bench_cold_start $(ARGS)
+
+package: $(INSTALLED) ## Make the functions' zip, and say what it weighs
+	@exec $(BIN)/python -m infra package $(ARGS)
+
+deploy: $(INSTALLED) stage ## Bring a stage on AWS up to date: make deploy STAGE=prod ARGS='--image-tag T'
+	@exec $(BIN)/python -m infra deploy --stage $(STAGE) $(ARGS)
+
+rollback: $(INSTALLED) stage ## Put a stage's function and services back to before the last deploy: make rollback STAGE=prod
+	@exec $(BIN)/python -m infra rollback --stage $(STAGE) $(ARGS)
+
+smoke: $(INSTALLED) stage ## Post events to a stage and read them back: make smoke STAGE=prod
+	@exec $(BIN)/python -m infra smoke --stage $(STAGE) $(ARGS)
+
+stage:
+	@test -n "$(STAGE)" || { echo "error: name the stage: make $(MAKECMDGOALS) STAGE=dev" >&2; exit 2; }
 
 format: $(INSTALLED) ## Format the code
 	$(BIN)/ruff format .

@@ -84,7 +84,7 @@ def create_app(
 
 def app() -> Flask:
     """The application of a server process, from the process's environment. Raises what :func:`create_client` does."""
-    import datasketches  # noqa: F401 - the sketch of visitors loads numpy: now, not within the first request
+    import _datasketches  # noqa: F401 - the sketch of visitors: now, not within the first request
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("botocore").setLevel(logging.WARNING)

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from tests.benchmarks import bench_api, bench_reads, bench_replay, bench_units
+from tests.benchmarks import bench_api, bench_cold_start, bench_reads, bench_replay, bench_units
 from tests.benchmarks.api_data import Plan, events_of, stored
 from tests.fake_dynamodb import NAMES
 
@@ -82,3 +82,11 @@ def test_the_units_of_a_bill_are_measured_into_a_file(tmp_path) -> None:
     file = tmp_path / "units.json"
     assert bench_units.main(["--quick", "--json", str(file)]) == 0
     assert json.loads(file.read_text())["stream"]["event_bytes"] > 100
+
+
+def test_a_cold_start_has_all_that_it_needs_in_the_package(tmp_path, capsys) -> None:
+    file = tmp_path / "cold.json"
+    assert bench_cold_start.main(["--quick", "--json", str(file)]) == 0
+    ways = json.loads(file.read_text())["ways"]
+    assert 0 < ways["imports"]["cpu_ms"] < ways["imports and clients"]["cpu_ms"]
+    assert "imports and clients" in capsys.readouterr().out

@@ -189,3 +189,21 @@ def test_a_stop_loses_nothing_that_was_acknowledged_and_a_start_has_it_again(tmp
         second.until(
             lambda: second.get("/api/statistics/summary/?site=kept"), lambda summary: summary["total_events"] == 501, 10
         )
+
+
+def test_the_smoke_test_passes_on_a_running_system_and_fails_where_half_of_it_is_missing(
+    system: Running, tmp_path: Path
+) -> None:
+    addresses = ["--api", system.api, "--collector", system.collector, "--report", str(tmp_path), "--site", "smoke"]
+    environ = {**system.environ, "AWS_EC2_METADATA_DISABLED": "true"}
+    command = [sys.executable, "-m", "infra", "smoke", *addresses, "--rate", "0"]
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads((tmp_path / "smoke.json").read_text())
+    assert all(check["ok"] for check in report["checks"])
+    assert "passed" in (tmp_path / "smoke.html").read_text()
+
+    command[command.index("--api") + 1] = system.collector
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "FAILED" in done.stdout

@@ -1,0 +1,1 @@
+"""LiveInsight on AWS: what `python -m infra` does."""

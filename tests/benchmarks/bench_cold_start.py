@@ -1,0 +1,114 @@
+"""How long a function's cold start takes of ours: the handler's imports, and its clients, from the unpacked package.
+
+Each start is a fresh process that sees only the package, without bytecode and without writing any, as on Lambda; the
+files are in the system's cache. What Lambda itself needs (the sandbox, the download) comes on top, and is not ours.
+The package is this machine's (`python -m infra package --local`); the ways take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import zipfile
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from infra.deploy import package
+
+#: The bound of imports and clients together, in ms.
+BOUND_MS = 700.0
+_IMPORTS = """\
+import time
+began, busy = time.perf_counter(), time.process_time()
+import stream_consumer.lambda_handler as handler
+"""
+_CLIENTS = "handler._tables('g1')\n"
+_TELL = "print((time.perf_counter() - began) * 1000, (time.process_time() - busy) * 1000)\n"
+WAYS = {
+    "imports": _IMPORTS + _TELL,
+    "imports and clients": _IMPORTS + _CLIENTS + _TELL,
+    "and X-Ray": _IMPORTS + _CLIENTS + "handler._tracer()\n" + _TELL,
+}
+#: All that a start gets of the environment. Nothing is called, so nobody is asked.
+ENVIRON = {
+    "AWS_REGION": "us-east-1",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_ACCESS_KEY_ID": "none",
+    "AWS_SECRET_ACCESS_KEY": "none",
+    "PYTHONDONTWRITEBYTECODE": "1",
+}
+_XRAY = {"AWS_XRAY_DAEMON_ADDRESS": "127.0.0.1:2000", "LAMBDA_TASK_ROOT": "/var/task"}
+
+
+def start(code: str, directory: Path, *, tracing: bool = False) -> tuple[float, float]:
+    """Milliseconds of one start, and those of them on the processor: the rest went to reading and to neighbours."""
+    environ = {**ENVIRON, **(_XRAY if tracing else {}), "PYTHONPATH": str(directory)}
+    # -S: not what this Python has installed, which would stand in for what is missing in the package.
+    done = subprocess.run([sys.executable, "-S", "-c", code], env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    took, busy = map(float, done.stdout.split())
+    return took, busy
+
+
+def measure(data: bytes, rounds: int) -> dict[str, Any]:
+    """Medians and spreads of all ways, taking turns; the first turn fills the system's cache and does not count."""
+    found: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
+    with TemporaryDirectory() as unpacked:
+        with zipfile.ZipFile(BytesIO(data)) as archive:
+            archive.extractall(unpacked)
+        for turn in range(rounds + 1):
+            for way, code in WAYS.items():
+                took = start(code, Path(unpacked), tracing="X-Ray" in way)
+                if turn:
+                    found[way].append(took)
+    return {
+        "bytes": len(data),
+        "ways": {way: _figures(took) for way, took in found.items()},
+    }
+
+
+def _figures(starts: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    took, busy = zip(*starts, strict=True)
+    return {
+        "ms": statistics.median(took),
+        "spread": [min(took), max(took)],
+        "cpu_ms": statistics.median(busy),
+        "cpu_spread": [min(busy), max(busy)],
+    }
+
+
+def report(found: dict[str, Any]) -> list[str]:
+    """The figures as a table."""
+    lines = [f"package of {found['bytes']:,} bytes", f"{'':22} {'ms':>6} {'spread':>14} {'CPU ms':>8} {'spread':>14}"]
+    for way, one in found["ways"].items():
+        spread, busy = (f"{low:.0f} - {high:.0f}" for low, high in (one["spread"], one["cpu_spread"]))
+        lines.append(f"{way:22} {one['ms']:6.0f} {spread:>14} {one['cpu_ms']:8.0f} {busy:>14}")
+    reached = found["ways"]["imports and clients"]["ms"]
+    return [
+        *lines,
+        f"imports and clients: {reached:.0f} ms, {'within' if reached <= BOUND_MS else 'OVER'} {BOUND_MS:.0f}",
+    ]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and report; 1 if imports and clients take longer than they may."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15, help="of each (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="one round: does it work?")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write every figure there")
+    given = parser.parse_args(argv)
+    found = measure(package.build(local=True).data, 1 if given.quick else given.rounds)
+    print("\n".join(report(found)))
+    if given.json:
+        given.json.write_text(json.dumps(found, indent=2))
+    return 0 if found["ways"]["imports and clients"]["ms"] <= BOUND_MS or given.quick else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
