@@ -64,7 +64,7 @@ bench-api: $(INSTALLED) ## Measure the query API: 1,000 dashboards at once, and 
 bench-replay: $(INSTALLED) ## Measure how fast a replay is beside live consumption
 	@$(BIN)/python -m tests.benchmarks.bench_replay $(ARGS)
 
-bench-units: $(INSTALLED) ## Measure what traffic uses of each AWS service, for `python -m infra.cost`
+bench-units: $(INSTALLED) ## Measure what traffic uses of each AWS service, for `python -m infra cost`
 	@$(BIN)/python -m tests.benchmarks.bench_units $(ARGS)
 
 bench-cold-start: $(INSTALLED) ## Measure how long a function's cold start takes of ours

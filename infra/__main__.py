@@ -1,4 +1,4 @@
-"""LiveInsight on AWS: ``python -m infra package|deploy|rollback|smoke``."""
+"""LiveInsight on AWS: ``python -m infra package|deploy|rollback|smoke|cost``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from infra import cost
 from infra.deploy import deploy_command, package_command
 from infra.smoke import command as smoke_command
 
@@ -17,6 +18,7 @@ LiveInsight on AWS.
   python -m infra deploy --stage prod         bring templates, functions and services of a stage up to date
   python -m infra rollback --stage prod       the function and the services as they were before the last deploy
   python -m infra smoke --stage prod          post events to a deployment, and read them back
+  python -m infra cost --events-per-day 1e7   what that costs a month, by service
 
 Credentials and region are what boto3 finds (AWS_PROFILE, AWS_REGION, ...). Every command may be interrupted and given
 again. Exit status: 0 done; 1 something could not be done, or was put back; 2 the command line is wrong; 130
@@ -33,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     package_command.add(commands)
     deploy_command.add(commands)
     smoke_command.add(commands)
+    cost.add(commands)
     given = parser.parse_args(argv)
     try:
         status: int = given.run(given)

@@ -1,4 +1,4 @@
-"""``python -m infra.cost``: what an amount of traffic costs a month, by service, beside the ordinary design."""
+"""``python -m infra cost``: what an amount of traffic costs a month, by service, beside the ordinary design."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ The monthly bill by service: measured units (infra/units.json, from `make bench-
 function, three writes of 1 KB and one PutMetricData for every event. What is before the stream (edge, firewall,
 collectors, query API) and the alarms would be the same for both; it is not measured, and stands apart.
 
-  python -m infra.cost --events-per-day 1000000
-  python -m infra.cost --events-per-day 1e9 --shards auto --batching-window 10 --json
+  python -m infra cost --events-per-day 1000000
+  python -m infra cost --events-per-day 1e9 --shards auto --batching-window 10 --json
 
 Not in it: the archive, the shared cache, dashboards, what the query API reads and sends, KMS, free tiers, discounts,
 and batches that come again.
@@ -251,17 +251,3 @@ def _traffic(given: argparse.Namespace, units: Mapping[str, Any]) -> Traffic:
 
 def _load(path: Path) -> Mapping[str, Any]:
     return cast("Mapping[str, Any]", json.loads(path.read_text(encoding="utf-8")))
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m infra.cost", description=_ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    arguments(parser)
-    given = parser.parse_args(argv)
-    return int(given.run(given))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

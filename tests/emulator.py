@@ -9,10 +9,8 @@ It holds the stacks data, consumer, compaction and archive; the others use resou
 
 from __future__ import annotations
 
-import configparser
-import importlib.metadata
+import io
 import os
-import re
 import signal
 import subprocess
 import time
@@ -28,6 +26,7 @@ from typing import Any, TypeVar
 import boto3
 from botocore.config import Config
 
+from infra.deploy import package
 from producer.client import EventProducer, ProducerSettings
 from tests.free_ports import free_ports
 
@@ -36,8 +35,6 @@ PYTHON = ROOT / ".venv-ministack" / "bin" / "python"
 MISSING = "needs ministack in an environment of its own (make emulator)"
 ACCOUNT = "123456789012"
 _REGION = "us-east-1"
-#: Of botocore's descriptions of services, what the function calls, and what is of none.
-_DESCRIPTIONS = re.compile(r"botocore/data/(dynamodb/|[^/]+$)")
 
 _T = TypeVar("_T")
 
@@ -143,47 +140,13 @@ def put_page_views(emulator: Emulator, stream: str, session_id: str, *pages: str
 
 
 def function_zip(path: Path, **instead: str) -> Path:
-    """The function's package, of this environment's libraries; ``instead``: modules (``a__b`` is a/b.py) of other text.
-
-    Not as small as a package should be, but soon made.
+    """The package that is deployed, of this environment's libraries; ``instead``: modules (``a__b`` is a/b.py) of other
+    text.
     """
     others = {f"{name.replace('__', '/')}.py": text for name, text in instead.items()}
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as package:
-        for folder in ("producer", "stream_consumer"):
-            for file in sorted((ROOT / folder).rglob("*.py")):
-                name = file.relative_to(ROOT).as_posix()
-                if name not in others:
-                    package.write(file, name)
-        for name, text in others.items():
-            package.writestr(name, text)
-        for distribution in _wanted():
-            for file in distribution.files or ():
-                where, name = Path(str(distribution.locate_file(file))), file.as_posix()
-                described = not name.startswith("botocore/data/") or _DESCRIPTIONS.match(name)
-                if (
-                    ".." not in name
-                    and where.suffix != ".pyc"
-                    and "/tests/" not in name
-                    and described
-                    and where.is_file()
-                ):
-                    package.write(where, name)
+    made = zipfile.ZipFile(io.BytesIO(package.build(local=True).data))
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as changed:
+        for name in made.namelist():
+            changed.writestr(name, others.pop(name, None) or made.read(name))
+    assert not others, f"the package has no {', '.join(others)}"
     return path
-
-
-def _wanted() -> list[importlib.metadata.Distribution]:
-    """What setup.cfg says that the function needs, and what that needs."""
-    declared = configparser.ConfigParser()
-    declared.read(ROOT / "setup.cfg", encoding="utf-8")
-    found: dict[str, importlib.metadata.Distribution] = {}
-    waiting = [*declared["options"]["install_requires"].split(), "aws-xray-sdk"]  # the latter is an extra
-    while waiting:
-        name = re.split(r"[^A-Za-z0-9._-]", waiting.pop(), maxsplit=1)[0].lower()
-        if name in found:
-            continue
-        try:
-            found[name] = importlib.metadata.distribution(name)
-        except importlib.metadata.PackageNotFoundError:  # for another platform
-            continue
-        waiting += [needed for needed in found[name].requires or () if "extra ==" not in needed]
-    return list(found.values())

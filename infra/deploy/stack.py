@@ -28,6 +28,8 @@ MOVES_BY_ITSELF: Mapping[str, tuple[str, ...]] = {
     "AWS::Lambda::EventSourceMapping": ("/Enabled",),
     "AWS::ECS::Service": ("/DesiredCount", "/TaskDefinition"),
     "AWS::Kinesis::Stream": ("/ShardCount",),
+    # A blue/green deployment of ECS shifts the rules' weights.
+    "AWS::ElasticLoadBalancingV2::ListenerRule": ("/Actions",),
 }
 _NOTHING = ("didn't contain changes", "No updates are to be performed")
 _UNUSABLE = {

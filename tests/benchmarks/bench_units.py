@@ -1,5 +1,5 @@
 """What a unit of traffic costs LiveInsight of each service: sizes of what the real producer and consumer make, units of
-DynamoDB as it bills them, CPU. What `python -m infra.cost` multiplies.
+DynamoDB as it bills them, CPU. What `python -m infra cost` multiplies.
 
 Sizes and units are the same each time. CPU is this machine's; the lowest of some rounds is taken, as others run here.
 """

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from infra import __main__ as cli
 from infra import cost
 from infra.local.stacks import CONSUMER, DATA, load_template
 from infra.usage import (
@@ -279,7 +280,7 @@ def _progress(number: int) -> ShardProgress:
 
 
 def test_the_command_prints_both_bills_by_service(capsys) -> None:
-    assert cost.main(["--events-per-day", "1000000"]) == 0
+    assert cli.main(["cost", "--events-per-day", "1000000"]) == 0
     said = capsys.readouterr().out
     for service in ("Kinesis", "Lambda", "DynamoDB", "CloudWatch", "X-Ray"):
         assert f"\n{service} " in said
@@ -289,7 +290,7 @@ def test_the_command_prints_both_bills_by_service(capsys) -> None:
 
 
 def test_as_json_the_services_add_up_and_prices_come_with_their_sources(capsys) -> None:
-    assert cost.main(["--events-per-day", "1e7", "--shards", "auto", "--retention-hours", "168", "--json"]) == 0
+    assert cli.main(["cost", "--events-per-day", "1e7", "--shards", "auto", "--retention-hours", "168", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     for design in ("liveinsight", "ordinary"):
         one = found[design]
@@ -316,12 +317,12 @@ def test_as_json_the_services_add_up_and_prices_come_with_their_sources(capsys) 
     ],
 )
 def test_what_cannot_be_is_refused_and_named(arguments: list[str], why: str, capsys) -> None:
-    assert cost.main(arguments) == 2
+    assert cli.main(["cost", *arguments]) == 2
     assert why in capsys.readouterr().err
 
 
 def test_a_price_that_is_missing_is_named(tmp_path: Path, capsys) -> None:
     file = tmp_path / "prices.json"
     file.write_text(json.dumps({**PRICES, "prices": {}}))
-    assert cost.main(["--events-per-day", "1", "--prices", str(file)]) == 2
+    assert cli.main(["cost", "--events-per-day", "1", "--prices", str(file)]) == 2
     assert "kinesis_stream_hour" in capsys.readouterr().err
