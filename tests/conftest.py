@@ -5,6 +5,7 @@ printed.)
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from typing import Any
@@ -35,6 +36,13 @@ def chromium() -> Iterator[Any]:
         browser = playwright.chromium.launch(executable_path=path, args=_QUIET)
         yield browser
         browser.close()
+
+
+def pytest_collection_modifyitems(items: list[Any]) -> None:
+    if not os.environ.get("LIVEINSIGHT_LONG"):
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(pytest.mark.skip(reason="takes long: make test-long"))
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -44,7 +44,7 @@ def test_reads_of_a_month_are_far_fewer_than_its_roll_ups(tmp_path, capsys) -> N
     assert "breakdown, a month" in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_api_bears_some_dashboards(tmp_path, capsys) -> None:
     wrk = shutil.which(os.environ.get("WRK", "wrk"))
     if not wrk:

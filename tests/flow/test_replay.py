@@ -108,14 +108,14 @@ def test_the_last_hour_is_replayed_promoted_rolled_back_and_dropped_while_a_clie
         promoted = replay(system, "promote", "g2")
         assert promoted.returncode == 0, promoted.stderr
         system.until(lambda: still.answers[-1][1], lambda generation: generation == "g2", 5)
-        time.sleep(2)
+        time.sleep(1)
         assert replay(system, "rollback").returncode == 0
         system.until(lambda: still.answers[-1][1], lambda generation: generation == "g1", 5)
         assert replay(system, "promote", "g2").returncode == 0
         system.until(lambda: still.answers[-1][1], lambda generation: generation == "g2", 5)
         dropped = replay(system, "drop", "g1")
         assert (dropped.returncode, dropped.stdout) == (0, "g1 is dropped\n"), dropped.stderr
-        time.sleep(2)
+        time.sleep(1)
     for client in (still, moving):
         assert len(client.answers) > 50
         assert {status for status, _, _ in client.answers} == {200}

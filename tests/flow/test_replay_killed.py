@@ -27,10 +27,7 @@ from tests.flow.old_stream import keep_old_stream
 from tests.flow.running import ROOT
 from tests.free_ports import free_ports
 
-pytestmark = pytest.mark.skipif(
-    not os.environ.get("LIVEINSIGHT_LONG"),
-    reason="takes minutes: make test-long (tests/stream_consumer/test_replay_base.py ends a copy at every place)",
-)
+pytestmark = pytest.mark.long
 
 KILLS = 20
 EVENTS = 4000

@@ -130,7 +130,7 @@ def until(holds: Callable[[], Any]) -> None:
         time.sleep(0.1)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_archive_has_the_stream_over_kills_and_stops_and_gives_the_same_tables(tmp_path: Path) -> None:
     state, aws_state = tmp_path / "firehose", tmp_path / "aws-state"
     server = start("--state", str(aws_state))

@@ -323,7 +323,7 @@ def whole_run(
 
 
 @needs_proc
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_whole_run_shows_an_event_and_keeps_it_over_a_stop_and_a_start(tmp_path: Path) -> None:
     # As make does it, but that this environment is taken as it is.
     make = ["make", "run", f"BIN={Path(sys.executable).parent}", "--old-file=.venv/.installed"]

@@ -145,6 +145,7 @@ def test_a_session_that_moves_to_a_child_shard_goes_on_there() -> None:
     assert visitors.estimate() == 1
 
 
+@pytest.mark.sized
 @pytest.mark.parametrize("numbered", [True, False])
 def test_a_bot_with_many_events_keeps_a_bounded_item_and_right_totals(numbered: bool) -> None:
     """20,000 events of one session; with LIVEINSIGHT_LONG=1 a million."""
