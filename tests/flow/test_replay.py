@@ -130,6 +130,7 @@ def test_the_last_hour_is_replayed_promoted_rolled_back_and_dropped_while_a_clie
     assert min(steps) > -RATE
 
 
+@pytest.mark.long
 def test_an_erased_visitor_is_in_no_generation_and_a_later_replay_brings_nobody_back(system: Running) -> None:
     def views() -> int:
         return int(system.get("/api/statistics/summary/?site=forgetful")["page_views"])

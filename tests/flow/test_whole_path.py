@@ -178,6 +178,7 @@ def test_a_visit_in_a_real_browser_shows_in_the_session_and_on_the_dashboard(sys
         dashboard.close()
 
 
+@pytest.mark.long
 def test_a_stop_loses_nothing_that_was_acknowledged_and_a_start_has_it_again(tmp_path: Path) -> None:
     with running(tmp_path) as first:
         first.post([{"event_type": "page_view", "site_id": "kept", "session_id": f"s{n}"} for n in range(500)])
