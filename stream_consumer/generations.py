@@ -18,7 +18,7 @@ import msgspec
 from botocore.exceptions import BotoCoreError, ClientError
 
 from stream_consumer.items import ERASURES, Item
-from stream_consumer.table import TableNames, Unavailable
+from stream_consumer.table import TableNames, Unavailable, query_items
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -204,21 +204,10 @@ class Generations:
 
     def all(self) -> list[Generation]:
         """Every generation that there is or was, the oldest first; the first one too, though it is on no list."""
-        query: dict[str, Any] = {
-            "TableName": self._table,
-            "KeyConditionExpression": "pk = :pk",
-            "ExpressionAttributeValues": {":pk": {"S": GENERATIONS}},
-            "ConsistentRead": True,
-        }
+        items = query_items(self._client, self._table, GENERATIONS)
         found = {FIRST: Generation(FIRST)}
-        while True:
-            answer = self._call("Query", self._client.query, **query)
-            for item in answer["Items"]:
-                if item["sk"]["S"] != POINTER:
-                    found[item["sk"]["S"]] = _read(item)
-            if not (after := answer.get("LastEvaluatedKey")):
-                return sorted(found.values(), key=lambda one: int(one.name[1:]))
-            query["ExclusiveStartKey"] = after
+        found |= {item["sk"]["S"]: _read(item) for item in items if item["sk"]["S"] != POINTER}
+        return sorted(found.values(), key=lambda one: int(one.name[1:]))
 
     def get(self, name: str) -> Generation | None:
         """One generation, None if there never was one of this name."""

@@ -30,7 +30,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -714,17 +714,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_until_signalled(lambda: source_of(given), given.log_level)
 
 
-def run_until_signalled(make: Callable[[], EventSource], log_level: str = "INFO") -> int:
+class Runs(Protocol):
+    """What :func:`run_until_signalled` runs: an :class:`EventSource`, or what has such methods."""
+
+    def run(self) -> int: ...
+    def drain(self) -> None: ...
+    def stop(self) -> None: ...
+
+
+def run_until_signalled(make: Callable[[], Runs], log_level: str = "INFO") -> int:
     """Make an event source and run it, in the main thread, until it has drained after SIGTERM or SIGINT, or stopped
     after the second. The exit code is that of :func:`main`.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logger.setLevel(log_level)
-    source: EventSource | None = None
-    signals, early = itertools.count(), []
+    source: Runs | None = None
+    signals = itertools.count()
+    early: list[Callable[[Runs], None]] = []
 
     def on_signal(*_: object) -> None:
-        ask = EventSource.stop if next(signals) else EventSource.drain
+        def ask(whom: Runs, again: int = next(signals)) -> None:
+            whom.stop() if again else whom.drain()
+
         if source is None:
             early.append(ask)
         else:

@@ -8,19 +8,15 @@ its alias what it writes. The first generation's is there from the start.
 from __future__ import annotations
 
 import argparse
-import itertools
 import logging
 import os
 import shutil
-import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from botocore.exceptions import BotoCoreError
-
-from infra.local.event_source import EventSource, SettingsError, StateError, options, source_of
+from infra.local.event_source import EventSource, options, run_until_signalled, source_of
 from infra.local.shard_mapping import StartingPosition
 from stream_consumer.generations import FIRST, Generation, Generations, State
 from stream_consumer.replay.mapping import BATCH_SIZE
@@ -67,6 +63,14 @@ class Mappings:
         for source, _ in list(self._running.values()):
             what(source)
         self._ending.set()
+
+    def drain(self) -> None:
+        """Let all end once what is in the stream is processed."""
+        self.ask(EventSource.drain)
+
+    def stop(self) -> None:
+        """Let all end after the batches in flight."""
+        self.ask(EventSource.stop)
 
     def run(self) -> int:
         """Run until :meth:`ask`; the greatest of the event sources' results (0: all is processed)."""
@@ -148,38 +152,20 @@ def state_of(state: Path, generation: Generation) -> Path:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit code: 0 drained, 1 something is left, 2 the settings cannot be used."""
-    import boto3
-
     given = options("python -m infra.local.mappings", DESCRIPTION).parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("infra.local.event_source").setLevel(given.log_level)
-    mappings: Mappings | None = None
-    signals, early = itertools.count(), []
 
-    def on_signal(*_: object) -> None:
-        what = EventSource.stop if next(signals) else EventSource.drain
-        if mappings is None:
-            early.append(what)
-        else:
-            mappings.ask(what)
+    def make() -> Mappings:
+        import boto3
 
-    # Before anything that takes time: a supervisor may change its mind at once.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_signal)
-    try:
         source_of(given)  # what is wrong with the options shows now
-        generations = Generations(boto3.client("dynamodb"), TableNames.from_environ(os.environ))
-        mappings = Mappings(
-            generations.all,
+        return Mappings(
+            Generations(boto3.client("dynamodb"), TableNames.from_environ(os.environ)).all,
             lambda one: source_of(of_generation(given, one)),
             lambda one: shutil.rmtree(given.state / one.name, ignore_errors=True),
         )
-        for what in early:
-            mappings.ask(what)
-        return mappings.run()
-    except (SettingsError, StateError, BotoCoreError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+
+    logger.setLevel(logging.INFO)
+    return run_until_signalled(make, given.log_level)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from msgspec import Struct
 from stream_consumer.generations import Generation, scoped
 from stream_consumer.items import SHARDS, read_shard
 from stream_consumer.progress import ShardProgress
-from stream_consumer.table import TableNames, Unavailable
+from stream_consumer.table import TableNames, Unavailable, query_items
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -113,16 +113,8 @@ class Stream:
 
 def told(client: DynamoDBClient, names: TableNames, generation: str) -> dict[str, ShardProgress]:
     """What each shard's consumer told last. Raises :class:`Unavailable`."""
-    try:
-        answer: Any = scoped(client, names, generation).query(
-            TableName=names.rollups,
-            KeyConditionExpression="pk = :pk AND sk BETWEEN :low AND :high",
-            ExpressionAttributeValues={":pk": {"S": SHARDS}, ":low": {"S": " "}, ":high": {"S": "\uffff"}},
-            ConsistentRead=True,
-        )
-    except (ClientError, BotoCoreError) as error:
-        raise Unavailable(f"Query on {names.rollups}: {error}") from error
-    return {item["sk"]["S"]: read_shard(item) for item in answer["Items"]}
+    items = query_items(scoped(client, names, generation), names.rollups, SHARDS)
+    return {item["sk"]["S"]: read_shard(item) for item in items}
 
 
 def lags(stream: Stream, generation: Generation, progress: dict[str, ShardProgress]) -> list[ShardLag]:

@@ -268,6 +268,9 @@ class Replays:
             raise Refused(f"{name} is served; promote another one first, or roll back")
         if generation.state is State.DROPPED:
             return generation
+        for one in self.generations.all():
+            if one.state is State.PREPARING and one.base == name:
+                raise Refused(f"{one.name} is being prepared from it: let that end (replay start), or drop that first")
         generation = self.generations.change(generation, replace(generation, state=State.DROPPING))
         if self._mappings:
             arn, _, _ = self._stream.described()

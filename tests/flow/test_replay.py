@@ -124,7 +124,7 @@ def test_the_last_hour_is_replayed_promoted_rolled_back_and_dropped_while_a_clie
     assert len({tuple(told[name] for name in constant) for _, _, told in still.answers}) == 1
     counts = [told["totals"]["events"] for _, _, told in moving.answers]
     steps = [after - before for before, after in itertools.pairwise(counts)]
-    assert counts[-1] > counts[0]
+    assert counts[-1] > counts[0] > 100
     print(f"\n{len(counts)} polls, least step {min(steps)}, greatest {max(steps)}")
     # A generation may be behind the other one by what is under way, no more: a part of a second's traffic.
     assert min(steps) > -RATE

@@ -222,6 +222,17 @@ def test_the_serving_generation_is_not_dropped_and_an_unknown_one_is_named(world
         world.replays.rollback()
 
 
+def test_what_another_one_is_being_prepared_from_is_not_dropped(world: Deployment) -> None:
+    world.replayed()
+    world.replays.begin(CUT - HOUR_MS)
+    world.replays.promote("g2", 0)
+    with pytest.raises(Refused, match=r"g3 is being prepared from it: let that end \(replay start\)"):
+        world.replays.drop("g1")
+    assert figures(world.dynamo, "g1")
+    world.replays.drop("g3")
+    assert world.replays.drop("g1").state is State.DROPPED
+
+
 def test_what_a_consumer_writes_while_its_generation_is_dropped_goes_too(world: Deployment) -> None:
     """It is looked through until nothing is found."""
     generation = world.replayed()
