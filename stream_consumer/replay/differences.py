@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
 #: How often an item that is not at rest is looked at again, and how long (s) between two looks.
-_LOOKS = 4
-_BETWEEN_LOOKS = 1.5
+_LOOKS = 12
+_BETWEEN_LOOKS = 0.4
 _ROLLUP = re.compile(r"[^#]+#[0-9]{6}")
 #: What of a session is compared, in this order, beside what it was counted as.
 _SESSION_FIELDS = ("start", "end", "events", "page_views", "interactions", "conversions", "scroll_depth", "values")
