@@ -11,6 +11,7 @@ import hashlib
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
+from operator import attrgetter
 from typing import Any
 
 from aws_kinesis_agg import MAGIC, config_pb2
@@ -32,6 +33,9 @@ def _message_type() -> Any:
 
 _AggregatedRecord = _message_type()
 _DIGEST_BYTES = 16
+_data = attrgetter("data")
+_key_index = attrgetter("partition_key_index")
+_hash_key_index = attrgetter("explicit_hash_key_index")
 
 
 class KplReason(StrEnum):
@@ -53,10 +57,27 @@ class SubRecord(Struct, frozen=True, gc=False):
     explicit_hash_key: str | None
 
 
-class Aggregate(Struct, frozen=True):
-    """Every user record of a frame, in its order."""
+class Aggregate:
+    """A sound frame. ``payloads``: the data of every user record, in its order, which is all that a consumer needs."""
 
-    records: tuple[SubRecord, ...]
+    __slots__ = ("_message", "payloads")
+
+    def __init__(self, message: Any, payloads: list[bytes]) -> None:
+        self._message = message
+        self.payloads = payloads
+
+    @property
+    def records(self) -> tuple[SubRecord, ...]:
+        """Every user record with its keys."""
+        keys, hash_keys = self._message.partition_key_table, self._message.explicit_hash_key_table
+        return tuple(
+            SubRecord(
+                record.data,
+                keys[record.partition_key_index],
+                hash_keys[record.explicit_hash_key_index] if record.HasField("explicit_hash_key_index") else None,
+            )
+            for record in self._message.records
+        )
 
 
 class Plain(Struct, frozen=True):
@@ -113,33 +134,47 @@ def decode_record(data: bytes) -> Aggregate | Plain | Malformed:
     if not message.IsInitialized():
         missing = message.FindInitializationErrors()
         return Malformed(KplReason.MISSING_FIELD, f"{len(missing)} fields are missing, first {missing[0]}")
-    whole = message.ByteSize()
-    if whole != len(body):
-        return Malformed(KplReason.NOT_CANONICAL, "a field is there twice, or a number is longer than need be")
+    # Of a sound frame nothing is unknown, and its size is the one that its content needs.
     message.DiscardUnknownFields()
-    if message.ByteSize() != whole:
+    if message.ByteSize() != len(body):
+        return _oversized(body)
+    return _whole(message)
+
+
+def _oversized(body: bytes) -> Malformed:
+    """Which of two reasons a body has to be longer than what it says."""
+    message = _AggregatedRecord()
+    message.ParseFromString(body)
+    if message.ByteSize() == len(body):
         return Malformed(KplReason.UNKNOWN_FIELD, "the format has no such field, or it is of another type")
-    return _sub_records(message)
+    return Malformed(KplReason.NOT_CANONICAL, "a field is there twice, or a number is longer than need be")
 
 
-def _sub_records(message: Any) -> Aggregate | Malformed:
+def _whole(message: Any) -> Aggregate | Malformed:
     keys = list(message.partition_key_table)
     hash_keys = list(message.explicit_hash_key_table)
     if not all(isinstance(key, str) for key in keys + hash_keys):
         return Malformed(KplReason.KEY_NOT_UTF8, "a partition key or an explicit hash key is not UTF-8")
-    records: list[SubRecord] = []
-    try:
-        for record in message.records:
-            # An index that is absent reads as 0, which is another record's key.
-            has_hash_key = record.HasField("explicit_hash_key_index")
-            hash_key = hash_keys[record.explicit_hash_key_index] if has_hash_key else None
-            records.append(SubRecord(record.data, keys[record.partition_key_index], hash_key))
-    except IndexError:
+    records = list(message.records)
+    if (
+        max(map(_key_index, records), default=-1) >= len(keys)
+        or max(map(_hash_key_index, records), default=-1) >= len(hash_keys)
+    ) and (broken := _first_beyond(records, len(keys), len(hash_keys))) is not None:
         return Malformed(
             KplReason.INDEX_OUT_OF_RANGE,
-            f"user record {len(records)} names a key outside of {len(keys)} partition and {len(hash_keys)} hash keys",
+            f"user record {broken} names a key outside of {len(keys)} partition and {len(hash_keys)} hash keys",
         )
-    return Aggregate(tuple(records))
+    return Aggregate(message, list(map(_data, records)))
+
+
+def _first_beyond(records: Sequence[Any], keys: int, hash_keys: int) -> int | None:
+    """The first user record with a key that is in no table."""
+    for number, record in enumerate(records):
+        # An index that is absent reads as 0, which is another record's key.
+        has_hash_key = record.HasField("explicit_hash_key_index")
+        if record.partition_key_index >= keys or (has_hash_key and record.explicit_hash_key_index >= hash_keys):
+            return number
+    return None
 
 
 def _digest(body: bytes) -> bytes:

@@ -14,33 +14,28 @@ events and of their labels; the session itself is taken back whole.)
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-from producer.event import Event, decode, encode
-from stream_consumer.footprint import footprint
+from stream_consumer.folding import Entry, Fold, FoldedSession, by_session
 from stream_consumer.items import (
-    MAX_STORED_EVENTS,
     Item,
     Positions,
     StoredRollUp,
     StoredSession,
     chunk_items,
-    footprint_item,
     hour_mark,
     quarantine_item,
     rollup_item,
     session_item,
     site_item,
 )
-from stream_consumer.kinesis_batch import Arrived, Batch, ErasureArrived, Poison
+from stream_consumer.kinesis_batch import Batch, ErasureArrived, Poison
 from stream_consumer.merged import HOUR_MS
 from stream_consumer.quarantine import PoisonGauge
-from stream_consumer.rollup import Folding, RollUp, Standing, quarter_of, standing, visitor_of
 from stream_consumer.seen import Verdict
-from stream_consumer.session import Session
 from stream_consumer.table import Conflict, RollUpName, SessionName, Unavailable
 
 #: Lost compare-and-sets in a row before the batch is given back: each means that somebody else wrote.
@@ -90,41 +85,6 @@ class Outcome:
         return self.applied + self.duplicate + self.late + self.erased + self.quarantined.total()
 
 
-@dataclass
-class _Folded:
-    """One session while a batch is folded onto it. ``erasing``: its erasure is in the batch, also if it comes again;
-    ``footprint`` is the item that this makes, where there is anything to erase.
-    """
-
-    session: Session
-    base: Positions | None
-    positions: Positions
-    first_sequence_number: str
-    verdicts: Counter[Verdict] = field(default_factory=Counter)
-    events: list[tuple[str, bytes]] = field(default_factory=list)
-    oldest_received: int | None = None
-    erasing: bool = False
-    footprint: Item | None = None
-
-    @property
-    def name(self) -> SessionName:
-        return self.session.site_id, self.session.session_id
-
-
-@dataclass(frozen=True)
-class _Change:
-    """One applied event, or an erasure that takes events back, and the session's share of the roll-ups before and
-    after it.
-    """
-
-    position: str
-    session: SessionName
-    before: Standing | None
-    after: Standing | None
-    event: Event | None = None
-    taken_back: Sequence[Event] = ()
-
-
 def consume(batch: Batch, store: Store, gauge: PoisonGauge | None = None) -> Outcome:
     """Apply a batch. Raises nothing for poison or for an unavailable table: the outcome says so.
 
@@ -138,9 +98,10 @@ def consume(batch: Batch, store: Store, gauge: PoisonGauge | None = None) -> Out
     for conflicts in range(MAX_ATTEMPTS):
         try:
             store.put_quarantine([quarantine_item(entry, batch.shard_id) for entry in poison])
-            folded, changes = _fold(arrived, batch.shard_id, store)
-            rollups, marks = _write_rollups(changes, batch.shard_id, store)
-            failures = _write_sessions(list(folded.values()), batch.shard_id, marks, store)
+            fold = _fold(arrived, batch.shard_id, store)
+            folded = list(fold.sessions.values())
+            rollups, marks = _write_rollups(fold, batch.shard_id, store)
+            failures = _write_sessions(folded, batch.shard_id, marks, store)
         except Conflict as conflict:
             failure = f"lost {conflicts + 1} compare-and-sets in a row: {conflict}"
             continue
@@ -149,138 +110,59 @@ def consume(batch: Batch, store: Store, gauge: PoisonGauge | None = None) -> Out
         if any(isinstance(error, Conflict) for error in failures):
             failure = f"lost {conflicts + 1} compare-and-sets in a row: {failures}"
             continue
-        return _outcome(poison, list(folded.values()), failures, rollups, conflicts)
+        return _outcome(poison, folded, failures, rollups, conflicts)
     return Outcome(conflicts=MAX_ATTEMPTS, failed_from=batch.first_sequence_number, failure=failure)
 
 
-def _fold(
-    arrived: Sequence[Arrived | ErasureArrived], shard_id: str, store: Store
-) -> tuple[dict[SessionName, _Folded], list[_Change]]:
-    """Fold events and erasures onto the stored sessions, in order; every change carries the position that made it."""
-    stored = store.load_sessions(list(dict.fromkeys(map(_name_of, arrived))))
-    erasing = dict.fromkeys(_name_of(entry) for entry in arrived if isinstance(entry, ErasureArrived))
+def _fold(arrived: Sequence[Entry], shard_id: str, store: Store) -> Fold:
+    """Fold events and erasures onto the stored sessions."""
+    entries = by_session(arrived)
+    stored = store.load_sessions(list(entries))
+    erased = by_session([entry for entry in arrived if isinstance(entry, ErasureArrived)])
     # After the sessions: a tombstone that was not there yet is what lets their events be deleted.
-    events = store.load_events([name for name in erasing if name in stored and not stored[name].session.erased])
-    folded: dict[SessionName, _Folded] = {}
-    standings: dict[SessionName, Standing | None] = {}
-    changes: list[_Change] = []
-    for entry in arrived:
-        name = _name_of(entry)
-        into = folded.get(name)
-        if into is None:
-            held = stored.get(name)
-            into = folded[name] = _start(name, held, entry)
-            standings[name] = held.standing(into.session) if held else None
-            into.erasing = name in erasing
-        if entry.position <= into.positions.get(shard_id, ""):
-            into.verdicts[Verdict.DUPLICATE] += 1  # a redelivery: this very record is in the session already
-            continue
-        into.positions[shard_id] = entry.position
-        if isinstance(entry, ErasureArrived):
-            into.verdicts[Verdict.ERASED] += 1
-            if not into.session.erased:
-                taken_back = _erase(into, entry, shard_id, events.get(name, {}))
-                changes.append(_Change(entry.position, name, standings[name], None, taken_back=taken_back))
-                standings[name] = None
-            continue
-        event = entry.event
-        verdict = into.session.apply(event)
-        into.verdicts[verdict] += 1
-        if verdict is not Verdict.APPLIED:
-            continue
-        before, after = standings[name], standing(into.session)
-        standings[name] = after
-        changes.append(_Change(entry.position, name, before, after, event))
-        if into.session.events <= MAX_STORED_EVENTS:
-            into.events.append((entry.position, encode(event)))
-        into.oldest_received = min(into.oldest_received or event.received_at, event.received_at)
-    return folded, changes
+    events = store.load_events([name for name in erased if name in stored and not stored[name].session.erased])
+    return Fold(entries, shard_id, stored, {name: events.get(name, {}) for name in erased})
 
 
-def _name_of(entry: Arrived | ErasureArrived) -> SessionName:
-    of = entry.event if isinstance(entry, Arrived) else entry.erasure
-    return of.site_id, of.session_id
-
-
-def _erase(into: _Folded, entry: ErasureArrived, shard_id: str, stored: Mapping[str, bytes]) -> list[Event]:
-    """Make a tombstone of a session; the events that were counted of it, by their places in the stream: those stored
-    as far as the table's session goes (others are of attempts at this batch), and those of the batch.
+def _write_rollups(fold: Fold, shard_id: str, store: Store) -> tuple[int, list[Item]]:
+    """Write every roll-up that the batch changes and that has not all of it already. How many that were, and the marks
+    of all hours that it changes, also where an earlier attempt has written the roll-ups.
     """
-    base = into.base or {}
-    known = {where: data for where, data in stored.items() if _is_in(where, base)}
-    known.update((f"{shard_id}={position}", data) for position, data in into.events)
-    events = [event for _, data in sorted(known.items()) if isinstance(event := decode(data), Event)]
-    if into.session.events:
-        into.footprint = footprint_item(*into.name, footprint(into.session, events))
-    into.session = into.session.tombstone(entry.erasure.erased_at)
-    into.events.clear()
-    return events
-
-
-def _is_in(where: str, positions: Positions) -> bool:
-    """Whether what is folded up to ``positions`` has the event at ``shard=position``."""
-    shard_id, _, position = where.partition("=")
-    return position <= positions.get(shard_id, "")
-
-
-def _start(name: SessionName, stored: StoredSession | None, entry: Arrived | ErasureArrived) -> _Folded:
-    if stored is None:
-        return _Folded(Session(*name), None, {}, entry.sequence_number)
-    return _Folded(stored.session, stored.positions, dict(stored.positions), entry.sequence_number)
-
-
-def _write_rollups(changes: Sequence[_Change], shard_id: str, store: Store) -> tuple[int, list[Item]]:
-    """Write every roll-up that the changes touch and do not find in it already. How many that were, and the marks
-    of all hours that the changes touch, also where an earlier attempt has written the roll-ups.
-    """
-    touched: defaultdict[RollUpName, list[_Change]] = defaultdict(list)
-    for change in changes:
-        quarters = {quarter_of(event.timestamp) for event in change.taken_back}
-        if change.event:
-            quarters.add(quarter_of(change.event.timestamp))
-        quarters.update(stand.quarter for stand in (change.before, change.after) if stand)
-        for quarter in quarters:
-            touched[change.session[0], quarter, shard_id].append(change)
-    stored = store.load_rollups(list(touched))
+    stored = store.load_rollups(list(fold.rollups))
     writes: list[tuple[Item, str | None]] = []
     new_sites: set[str] = set()
     marks: dict[tuple[str, int], str] = {}
-    for name, its_changes in touched.items():
+    for name, last in fold.rollups.items():
         hour = name[0], name[1] - name[1] % HOUR_MS
-        marks[hour] = max(marks.get(hour, ""), its_changes[-1].position)
+        marks[hour] = max(marks.get(hour, ""), last)
         base = stored.get(name)
-        pending = [change for change in its_changes if base is None or change.position > base.position]
-        if not pending:
-            continue
         if base is None:
             new_sites.add(name[0])
-        folding = Folding(base.rollup if base else RollUp(*name))
-        for change in pending:
-            if change.event and quarter_of(change.event.timestamp) == name[1]:
-                folding.count_event(change.event, visitor_of(change.event))
-            for event in change.taken_back:
-                if quarter_of(event.timestamp) == name[1]:
-                    folding.take_back_event(event)
-        folding.move_sessions([(change.session[1], change.before, change.after) for change in pending])
-        writes.append((rollup_item(folding.rollup(), pending[-1].position), base.position if base else None))
+        if changed := fold.onto(name, base):
+            writes.append((rollup_item(*changed), base.position if base else None))
     store.put_sites([site_item(site_id) for site_id in sorted(new_sites)])
     _raise_first(store.each(lambda write: store.save_rollup(*write), writes))
     return len(writes), [hour_mark(*hour, shard_id, at) for hour, at in marks.items()]
 
 
 def _write_sessions(
-    folded: Sequence[_Folded], shard_id: str, marks: Sequence[Item], store: Store
+    folded: Sequence[FoldedSession], shard_id: str, marks: Sequence[Item], store: Store
 ) -> list[Exception | None]:
     """Write the events and marks, then the sessions that moved; what became of each session. A session that was erased
     has no events any more: also if its erasure comes again, as what did it may have ended before they were gone.
     """
-    chunks = [item for one in folded for item in chunk_items(one.session, shard_id, one.events) if one.events]
+    chunks = [
+        item
+        for one in folded
+        if one.kept
+        for item in chunk_items(one.session, shard_id, [(entry.position, entry.payload) for entry in one.kept])
+    ]
     store.put_events(chunks, marks)
     store.put_footprints([one.footprint for one in folded if one.footprint])
 
-    def save(one: _Folded) -> None:
+    def save(one: FoldedSession) -> None:
         if one.positions != one.base:
-            store.save_session(session_item(one.session, one.positions), one.base)
+            store.save_session(session_item(one.session, one.positions, one.stands), one.base)
         if one.erasing:
             store.delete_events(one.name)
 
@@ -296,7 +178,7 @@ def _raise_first(failures: Iterable[Exception | None]) -> None:
 
 def _outcome(
     poison: Sequence[Poison],
-    folded: Sequence[_Folded],
+    folded: Sequence[FoldedSession],
     failures: Sequence[Exception | None],
     rollups: int,
     conflicts: int,
@@ -305,17 +187,18 @@ def _outcome(
     done = [one for one, failure in zip(folded, failures, strict=True) if not failure]
     first = min((one for one, _ in failed), key=lambda one: int(one.first_sequence_number), default=None)
     failed_from = first.first_sequence_number if first else None
-    verdicts = sum((one.verdicts for one in done), Counter[Verdict]())
+    # Not a Counter: to hash an Enum's member takes longer than to fold an event.
+    count = {verdict: sum(one.verdicts.count(verdict) for one in done) for verdict in Verdict}
     # Poison at or after the first record not done comes again with it, and is counted then.
     diverted = Counter(
         entry.reason for entry in poison if failed_from is None or int(entry.sequence_number) < int(failed_from)
     )
     arrivals = [one.oldest_received for one in done if one.oldest_received is not None]
     return Outcome(
-        applied=verdicts[Verdict.APPLIED],
-        duplicate=verdicts[Verdict.DUPLICATE],
-        late=verdicts[Verdict.LATE],
-        erased=verdicts[Verdict.ERASED],
+        applied=count[Verdict.APPLIED],
+        duplicate=count[Verdict.DUPLICATE],
+        late=count[Verdict.LATE],
+        erased=count[Verdict.ERASED],
         quarantined=diverted,
         sessions=sum(one.positions != one.base for one in done),
         rollups=rollups,

@@ -7,6 +7,7 @@ wider than a thirty-second of what it holds.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 _EXACT_BITS = 6
 _FINE_BITS = _EXACT_BITS - 1
@@ -16,7 +17,11 @@ RELATIVE_ERROR = 1 / (2 << _FINE_BITS)
 
 def bucket_of(duration: int) -> str:
     """The name of the bucket of a duration in ms."""
-    seconds = max(0, duration) // 1000
+    return _bucket(max(0, duration) // 1000)
+
+
+@lru_cache(maxsize=8192)
+def _bucket(seconds: int) -> str:
     doublings = max(0, seconds.bit_length() - _EXACT_BITS)
     return str((doublings << _FINE_BITS) + (seconds >> doublings))
 

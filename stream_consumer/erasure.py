@@ -271,7 +271,7 @@ def _forget(tables: Tables, site_id: str, user_id: str, quarter: int, visitors: 
 def _present(tables: Tables, site_id: str, user_id: str, quarter: int) -> set[str]:
     """The visitors that sessions of the user brought to a quarter, and that are not erased."""
     return {
-        visitor_of(event)
+        visitor_of(event.user_id, event.session_id)
         for _, events in _with_events(tables, site_id, user_id)
         for event in events
         if quarter_of(event.timestamp) == quarter

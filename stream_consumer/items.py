@@ -98,8 +98,8 @@ def session_key(site_id: str, session_id: str) -> str:
     return f"{site_id}#{session_id}"
 
 
-def session_item(session: Session, positions: Positions) -> Item:
-    """The item of a session folded up to ``positions``."""
+def session_item(session: Session, positions: Positions, stands: Standing | None = None) -> Item:
+    """The item of a session folded up to ``positions``. ``stands``: its standing, where that is known already."""
     key = session_key(session.site_id, session.session_id)
     item = {
         "pk": {"S": key},
@@ -108,7 +108,7 @@ def session_item(session: Session, positions: Positions) -> Item:
         "expires": {"N": str(session.received // 1000 + SESSION_LIFETIME_S)},
         "started_at": {"N": str(session.start)},
     }
-    if stands := standing(session):
+    if stands := stands or standing(session):
         item["counted"] = {"S": " ".join(map(str, stands.amounts))}
     if session.user_id:
         item["user_key"] = {"S": session_key(session.site_id, session.user_id)}

@@ -7,10 +7,10 @@ them: sequence numbers have up to 129 digits and no fixed width, so their length
 
 from __future__ import annotations
 
-import binascii
 from collections.abc import Mapping
 from typing import Any
 
+import pybase64
 from msgspec import Struct
 
 from producer import erasure
@@ -19,12 +19,23 @@ from producer.event import Event, Rejected, decode
 from producer.kpl import Aggregate, Malformed, Plain, decode_record
 
 
-class Arrived(Struct, frozen=True):
-    """One event where the stream holds it."""
+class Arrived(Struct, frozen=True, gc=False):
+    """One event where the stream holds it: the ``index``-th of a record. ``payload``: its bytes there, from which
+    ``event`` was decoded.
+    """
 
-    position: str
-    sequence_number: str
+    of_record: str  # what the positions of the record's events begin with: most are never asked for
+    index: int
     event: Event
+    payload: bytes
+
+    @property
+    def position(self) -> str:
+        return f"{self.of_record}{self.index:06d}"
+
+    @property
+    def sequence_number(self) -> str:
+        return self.of_record[3:-1]
 
 
 class ErasureArrived(Struct, frozen=True):
@@ -49,7 +60,7 @@ class Poison(Struct, frozen=True):
 Entry = Arrived | ErasureArrived | Poison
 
 
-class Batch(Struct, frozen=True):
+class Batch(Struct, frozen=True, gc=False):
     """What one invocation was handed: the records of one shard, decoded, in the stream's order.
 
     ``last_sequence_number`` and ``last_arrived`` (ms) are of its last record.
@@ -65,7 +76,12 @@ class Batch(Struct, frozen=True):
 
 def position(sequence_number: str, index: int) -> str:
     """The position of the ``index``-th event of a record, as a string that sorts as the shard does."""
-    return f"{len(sequence_number):03d}{sequence_number}.{index:06d}"
+    return f"{of_record(sequence_number)}{index:06d}"
+
+
+def of_record(sequence_number: str) -> str:
+    """What the positions of a record's payloads begin with."""
+    return f"{len(sequence_number):03d}{sequence_number}."
 
 
 def corrected(at: str) -> str:
@@ -95,8 +111,8 @@ def read(lambda_event: Mapping[str, Any]) -> Batch:
         arrived = float(kinesis.get("approximateArrivalTimestamp") or 0)
         data = kinesis["data"]
         try:
-            raw = binascii.a2b_base64(data, strict_mode=True)
-        except (binascii.Error, ValueError) as error:
+            raw = pybase64.b64decode(data, validate=True)
+        except ValueError as error:  # binascii.Error, or a letter that is not ASCII
             payload = data.encode() if isinstance(data, str) else data
             where = position(sequence_number, 0)
             entries.append(Poison(where, sequence_number, int(arrived), "not_base64", str(error), payload))
@@ -114,8 +130,17 @@ def _shard_of(record: Mapping[str, Any]) -> str:
 def read_record(raw: bytes, sequence_number: str, arrived: int) -> list[Entry]:
     """What one record of the stream holds, in order. ``arrived``: when it came into the stream, in s. Never raises."""
     match decode_record(raw):
-        case Aggregate(records):
-            return [read_payload(one.data, sequence_number, at, arrived) for at, one in enumerate(records)]
+        case Aggregate() as aggregate:
+            place = of_record(sequence_number)
+            found: list[Entry] = []
+            for index, payload in enumerate(aggregate.payloads):
+                event = decode(payload)
+                found.append(
+                    Arrived(place, index, event, payload)
+                    if isinstance(event, Event)
+                    else _other(payload, event, sequence_number, index, arrived)
+                )
+            return found
         case Plain(payload):
             return [read_payload(payload, sequence_number, 0, arrived)]
         case Malformed(reason, detail):
@@ -124,9 +149,15 @@ def read_record(raw: bytes, sequence_number: str, arrived: int) -> list[Entry]:
 
 def read_payload(payload: bytes, sequence_number: str, index: int, arrived: int) -> Entry:
     """What the ``index``-th payload of a record is. ``arrived`` as for :func:`read_record`. Never raises."""
-    where, event = position(sequence_number, index), decode(payload)
-    if not isinstance(event, Rejected):
-        return Arrived(where, sequence_number, event)
+    event = decode(payload)
+    if isinstance(event, Event):
+        return Arrived(of_record(sequence_number), index, event, payload)
+    return _other(payload, event, sequence_number, index, arrived)
+
+
+def _other(payload: bytes, refused: Rejected, sequence_number: str, index: int, arrived: int) -> Entry:
+    """What a payload is that was ``refused`` as an event."""
+    where = position(sequence_number, index)
     if found := erasure.decode(payload):
         return ErasureArrived(where, sequence_number, found)
-    return Poison(where, sequence_number, arrived, event.reason, event.detail, payload)
+    return Poison(where, sequence_number, arrived, refused.reason, refused.detail, payload)

@@ -8,15 +8,23 @@ of shards and quarters merge into those of a day or a site by adding.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import struct
+from collections import Counter as Tally
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from functools import lru_cache
+from operator import add
+from typing import Any
 
 from msgspec import Struct, field
 
 from producer.event import CONVERSION, PAGE_VIEW, Event
-from stream_consumer.acquisition import page_of
+from stream_consumer.acquisition import Acquisition, page_of
 from stream_consumer.durations import bucket_of
 from stream_consumer.session import MICROS, Session
+from stream_consumer.user_agent import Agent
 from stream_consumer.visitors import Visitors
 
 #: The span of one roll-up in ms. Time zones' offsets are multiples of it, so quarters add up to any local day.
@@ -60,29 +68,45 @@ _BETWEEN = "\x1f"
 MAX_LABEL_BYTES = 128
 # Campaign labels count only where they are set; elsewhere '' is a label too (direct, unknown).
 _OPTIONAL = frozenset(name for name in SESSION_DIMENSIONS if name.startswith("utm_"))
+_PAGES = frozenset({"entry_page", "exit_page"})
+# Dimensions whose labels come together: sessions of equal ones are summed before they are taken apart.
+_GROUPS = (
+    ("entry_page",),
+    ("exit_page",),
+    ("referrer", "source", "channel", "utm_source", "utm_medium", "utm_campaign", "utm_term", "utm_content"),
+    ("country",),
+    ("language",),
+    ("device", "browser", "os"),
+)
 
 
 class Counter(Struct, array_like=True):
     """Sums for each label, bounded. The first labels to come, up to a limit, have rows of their own;
     once one finds no room no more are admitted and ``other`` takes the rest, so that a later
-    difference always meets the row that its sum went to, and the total is always right.
+    difference always meets the row that its sum went to, and the total is always right. From then on rows stay, also
+    at 0: what is in them does not depend on the order of what is added.
     """
 
     rows: dict[str, list[int]] = field(default_factory=dict)
     other: list[int] = field(default_factory=list)
 
-    def add(self, label: str, amounts: tuple[int, ...], room: int) -> None:
+    def add(self, label: str, amounts: Sequence[int], room: int) -> None:
         """Add ``amounts``, one for each measure, to the label's row."""
         row = self.rows.get(label)
-        if row is None:
-            if not self.other and len(self.rows) < room:
-                row = self.rows[label] = [0] * len(amounts)
-            else:
-                row = self.other = self.other or [0] * len(amounts)
-        for place, amount in enumerate(amounts):
-            row[place] += amount
-        if row is not self.other and not any(row):
+        if row is not None:
+            self.rows[label] = row = list(map(add, row, amounts))
+        elif not self.other and len(self.rows) < room:
+            self.rows[label] = row = list(amounts)
+        else:
+            self.other = list(map(add, self.other, amounts)) if self.other else list(amounts)
+            return
+        if not self.other and not any(row):
             del self.rows[label]
+
+    def has_room(self, labels: Set[str], more: int, room: int) -> bool:
+        """Whether adding to ``labels``, and to ``more`` unknown ones, gives the same in any order."""
+        known = len(self.rows)
+        return bool(self.other) or known + len(labels) + more <= room or len(self.rows.keys() | labels) + more <= room
 
 
 _EMPTY = Counter()
@@ -113,13 +137,13 @@ class RollUp(Struct, array_like=True):
 
 
 class Standing(Struct, frozen=True):
-    """What a session adds to roll-ups as it stands: where, under which labels, how much, and in which
-    bucket of the durations.
+    """What a session adds to roll-ups as it stands: where, under which labels (a group of them for each of _GROUPS),
+    how much, and in which bucket of the durations.
     """
 
     quarter: int
     minute: int
-    labels: tuple[str, ...]
+    labels: tuple[tuple[str, ...], ...]
     amounts: tuple[int, ...]
     duration: str
 
@@ -133,41 +157,42 @@ def standing(session: Session) -> Standing | None:
     """The session's share of the roll-ups, a function of the session alone; None before its first event."""
     if not session.events:
         return None
-    came = session.landing.acquisition
-    agent = session.landing.agent
-    labels = (
-        session.entry_page,
-        session.exit_page,
-        came.referrer,
-        came.source,
-        came.channel,
-        came.utm_source,
-        came.utm_medium,
-        came.utm_campaign,
-        came.utm_term,
-        came.utm_content,
-        session.landing.country,
-        session.landing.language,
-        agent.device,
-        agent.browser,
-        agent.os,
-    )
-    amounts = (
-        1,
-        int(session.bounced),
-        session.duration,
-        session.events,
-        session.page_views,
-        session.conversions,
-        int(session.conversions > 0),
-    )
+    landing, start, page_views, conversions = session.landing, session.start, session.page_views, session.conversions
+    duration = session.end - start
     return Standing(
-        quarter_of(session.start),
-        session.start % QUARTER_MS // MINUTE_MS,
-        tuple(map(bounded, labels)),
-        amounts,
-        bucket_of(session.duration),
+        start - start % QUARTER_MS,
+        start % QUARTER_MS // MINUTE_MS,
+        (
+            _page_label(landing.page_url) if landing.at[0] == 0 else _NO_PAGE,
+            _page_label(session.exit.page_url),
+            _labels_of(landing.acquisition),
+            _label(landing.country),
+            _label(landing.language),
+            _labels_of(landing.agent),
+        ),
+        (1, int(session.bounced), duration, session.events, page_views, conversions, 1 if conversions else 0),
+        bucket_of(duration),
     )
+
+
+_NO_PAGE = ("",)
+
+
+@lru_cache(maxsize=8192)
+def _page_label(url: str) -> tuple[str]:
+    return (bounded(page_of(url)),)
+
+
+@lru_cache(maxsize=4096)
+def _label(label: str) -> tuple[str]:
+    return (bounded(label),)
+
+
+@lru_cache(maxsize=8192)
+def _labels_of(said: Acquisition | Agent) -> tuple[str, ...]:
+    """In the order of its group."""
+    *_, group = (group for group in _GROUPS if hasattr(said, group[0]))
+    return tuple(bounded(getattr(said, name)) for name in group)
 
 
 def conversion_label(currency: str, conversion_type: str) -> str:
@@ -181,6 +206,138 @@ def split_conversion(label: str) -> tuple[str, str]:
     return currency, conversion_type
 
 
+# The measures of a session in one number, of 64 bits each, so that one addition adds them all.
+_measures = struct.Struct(f"<{len(SESSION_MEASURES)}Q")
+# What keeps each of them above 0 while it is taken out, as sums of differences may be below.
+_BIAS = 1 << 62
+_BIASES = int.from_bytes(_measures.pack(*[_BIAS] * len(SESSION_MEASURES)), "little")
+
+
+def _pack(amounts: tuple[int, ...]) -> int:
+    """Of measures of one session, none of which is below 0."""
+    return int.from_bytes(_measures.pack(*amounts), "little")
+
+
+def _unpack(packed: int) -> list[int]:
+    """The inverse of :func:`_pack`, and of any sum of what it returns as long as no measure takes more than 62 bits."""
+    return [amount - _BIAS for amount in _measures.unpack((packed + _BIASES).to_bytes(_measures.size, "little"))]
+
+
+@dataclass(slots=True)
+class Passed:
+    """What sessions of a site may have stood for on their way through a batch, besides before and after it: the labels
+    of ``pages``, and so many other ``landings`` at most.
+    """
+
+    pages: set[str] = dataclass_field(default_factory=set)
+    landings: int = 0
+
+
+class Share:
+    """What a batch adds to one roll-up, whatever the order in which it came: sums of its events, and for each of its
+    sessions the difference between what it stood for and what it stands for.
+    """
+
+    __slots__ = ("_events", "_moves", "began", "durations", "passed")
+
+    def __init__(self, passed: Passed) -> None:
+        self.passed = passed
+        self._events: list[Event] = []
+        self._moves: list[tuple[tuple[tuple[str, ...], ...], int]] = []  # labels, and the packed amounts that they get
+        self.began: defaultdict[int, int] = defaultdict(int)
+        self.durations: defaultdict[str, int] = defaultdict(int)
+
+    def count_events(self, events: Iterable[Event]) -> None:
+        """Count applied events of this quarter."""
+        self._events.extend(events)
+
+    def move_session(self, before: Standing | None, after: Standing | None) -> None:
+        """A session stood for ``before``, and stands for ``after``; either in this quarter, or None."""
+        if before:
+            packed = _pack(before.amounts)
+            self._moves.append((before.labels, -packed))
+            self.began[before.minute] -= packed
+            self.durations[before.duration] -= 1
+        if after:
+            packed = _pack(after.amounts)
+            self._moves.append((after.labels, packed))
+            self.began[after.minute] += packed
+            self.durations[after.duration] += 1
+
+    @property
+    def received(self) -> int:
+        """The latest arrival of its events (ms), 0 without any."""
+        return max([event.received_at for event in self._events], default=0)
+
+    def visitors(self) -> set[str]:
+        """Who they were."""
+        return {visitor_of(user_id, session_id) for user_id, session_id in self._senders()}
+
+    def pages(self) -> set[str]:
+        """The labels of the pages that were viewed."""
+        return {bounded(page_of(url)) for url in self._viewed()}
+
+    def minutes(self) -> list[list[int]]:
+        """EVENT_MEASURES of each minute."""
+        rows = [[0] * len(EVENT_MEASURES) for _ in range(MINUTES)]
+        for (kind, minute), count in self._kinds().items():
+            row = rows[minute % MINUTES]
+            row[0] += count
+            if kind == PAGE_VIEW:
+                row[1] += count
+            elif kind == CONVERSION:
+                row[2] += count
+        return rows
+
+    def event_sums(self) -> dict[str, dict[str, tuple[int, ...]]]:
+        """By event dimension and label, the sums of its measures."""
+        kinds = _summed((bounded(kind), (count,)) for (kind, _), count in self._kinds().items())
+        pages = _summed((bounded(page_of(url)), (count,)) for url, count in self._viewed().items())
+        conversions = [event for event in self._events if event.event_type == CONVERSION] if CONVERSION in kinds else ()
+        return {"event_type": kinds, "page": pages, "conversion": _summed(map(_conversion, conversions))}
+
+    def session_sums(self) -> dict[str, dict[str, int]]:
+        """By session dimension and label, the packed sum of its measures."""
+        found: dict[str, dict[str, int]] = {}
+        for at, group in enumerate(_GROUPS):
+            grouped: defaultdict[tuple[str, ...], int] = defaultdict(int)
+            for labels, packed in self._moves:
+                grouped[labels[at]] += packed
+            for place, dimension in enumerate(group):
+                sums: defaultdict[str, int] = defaultdict(int)
+                for labels_of_group, packed in grouped.items():
+                    sums[labels_of_group[place]] += packed
+                if dimension in _OPTIONAL:
+                    sums.pop("", None)
+                found[dimension] = sums
+        return found
+
+    def _kinds(self) -> Tally[tuple[str, int]]:
+        """How many events there are of each type and minute (since 1970)."""
+        return Tally([(event.event_type, event.timestamp // MINUTE_MS) for event in self._events])
+
+    def _viewed(self) -> Tally[str]:
+        """How often each URL was viewed."""
+        return Tally([event.page_url for event in self._events if event.event_type == PAGE_VIEW])
+
+    def _senders(self) -> set[tuple[str, str]]:
+        return {(event.user_id, event.session_id) for event in self._events}
+
+
+def _summed(amounts: Iterable[tuple[str, tuple[int, ...]]]) -> dict[str, tuple[int, ...]]:
+    found: dict[str, tuple[int, ...]] = {}
+    for label, more in amounts:
+        known = found.get(label)
+        found[label] = more if known is None else tuple(map(add, known, more))
+    return found
+
+
+def _conversion(event: Event, times: int = 1) -> tuple[str, tuple[int, int]]:
+    """The label of a conversion, and what it counts there ``times`` over."""
+    label = bounded(conversion_label(event.conversion_currency, event.conversion_type))
+    return label, (times, times * round(event.conversion_value * MICROS))
+
+
 class Folding:
     """A roll-up while events are folded into it: its visitors are a set, not bytes."""
 
@@ -188,10 +345,10 @@ class Folding:
         self._rollup = rollup
         self._visitors = Visitors.from_bytes(rollup.visitors)
 
-    def count_event(self, event: Event, visitor: str) -> None:
+    def count_event(self, event: Event) -> None:
         """Count one applied event of this roll-up's quarter."""
         self._add_event(event, 1)
-        self._visitors.add(visitor)
+        self._visitors.add(visitor_of(event.user_id, event.session_id))
         self._rollup.received = max(self._rollup.received, event.received_at)
 
     def take_back_event(self, event: Event) -> None:
@@ -217,33 +374,47 @@ class Folding:
         if new:
             self._add_duration(new.duration, 1)
 
-    def move_sessions(self, moves: Sequence[tuple[str, Standing | None, Standing | None]]) -> None:
-        """Each of ``(session id, before, after)`` in order. Where no bound can be reached on the way, sums do
-        not depend on the way, and each session is moved once, from its first standing to its last.
+    def take(self, share: Share) -> bool:
+        """Add all of a batch's share; False, and nothing is added, where bounds might be reached on the way: then it
+        matters in which order events came, and they are to be counted and moved one by one.
         """
-        if not self._has_room(moves):
-            for _, before, after in moves:
-                self.move_session(before, after)
-            return
-        first: dict[str, Standing | None] = {}
-        last: dict[str, Standing | None] = {}
-        for session_id, before, after in moves:
-            first.setdefault(session_id, before)
-            last[session_id] = after
-        for session_id, before in first.items():
-            self.move_session(before, last[session_id])
-
-    def _has_room(self, moves: Sequence[tuple[str, Standing | None, Standing | None]]) -> bool:
-        """Whether every label of the moves has room in its counter, whichever come first."""
-        standings = {stand.labels for _, *both in moves for stand in both if stand}
-        for at, (dimension, room) in enumerate(SESSION_DIMENSIONS.items()):
-            counter = self._rollup.counters.get(dimension) or _EMPTY
-            if counter.other:
-                return False
-            may_be = len(counter.rows) + len(standings)
-            if may_be > room and len(counter.rows.keys() | {labels[at] for labels in standings}) > room:
-                return False
+        events, sessions = share.event_sums(), share.session_sums()
+        if not self._has_room(events, sessions, share.passed):
+            return False
+        rollup = self._rollup
+        rollup.minutes = [list(map(add, *rows)) for rows in zip(rollup.minutes, share.minutes(), strict=True)]
+        for minute, packed in share.began.items():
+            rollup.began[minute] = list(map(add, rollup.began[minute], _unpack(packed)))
+        for dimension, sums in events.items():
+            for label, amounts in sums.items():
+                rollup.counter(dimension).add(label, amounts, EVENT_DIMENSIONS[dimension][0])
+        for dimension, moved in sessions.items():
+            for label, packed in moved.items():
+                rollup.counter(dimension).add(label, _unpack(packed), SESSION_DIMENSIONS[dimension])
+        for bucket, count in share.durations.items():
+            self._add_duration(bucket, count)
+        for visitor in share.visitors():
+            self._visitors.add(visitor)
+        rollup.received = max(rollup.received, share.received)
         return True
+
+    def _has_room(
+        self, events: Mapping[str, Mapping[str, Any]], sessions: Mapping[str, Mapping[str, int]], passed: Passed
+    ) -> bool:
+        """Whether no counter can fill up, in whatever order these sums come together."""
+        counters = self._rollup.counters
+        return all(
+            counters.get(dimension, _EMPTY).has_room(sums.keys(), 0, EVENT_DIMENSIONS[dimension][0])
+            for dimension, sums in events.items()
+        ) and all(
+            counters.get(dimension, _EMPTY).has_room(
+                # On the way a session is at pages that it is at no more, and perhaps at another landing.
+                moved.keys() | passed.pages if dimension in _PAGES else moved.keys(),
+                passed.landings,
+                SESSION_DIMENSIONS[dimension],
+            )
+            for dimension, moved in sessions.items()
+        )
 
     def rollup(self) -> RollUp:
         """The roll-up as folded so far, ready to be stored: what sessions left behind empty is not in it."""
@@ -262,10 +433,7 @@ class Folding:
             self._count(rollup, "page", page_of(event.page_url), (times,))
         elif event.event_type == CONVERSION:
             minute[2] += times
-            amounts = (times, times * round(event.conversion_value * MICROS))
-            self._count(
-                rollup, "conversion", conversion_label(event.conversion_currency, event.conversion_type), amounts
-            )
+            self._count(rollup, "conversion", *_conversion(event, times))
 
     @staticmethod
     def _count(rollup: RollUp, dimension: str, label: str, amounts: tuple[int, ...]) -> None:
@@ -276,9 +444,10 @@ class Folding:
         began = rollup.began[place.minute]
         for at, amount in enumerate(amounts):
             began[at] += amount
-        for (dimension, room), label in zip(SESSION_DIMENSIONS.items(), place.labels, strict=True):
-            if label or dimension not in _OPTIONAL:
-                rollup.counter(dimension).add(label, amounts, room)
+        for group, labels in zip(_GROUPS, place.labels, strict=True):
+            for dimension, label in zip(group, labels, strict=True):
+                if label or dimension not in _OPTIONAL:
+                    rollup.counter(dimension).add(label, amounts, SESSION_DIMENSIONS[dimension])
 
     def _add_duration(self, bucket: str, count: int) -> None:
         durations = self._rollup.durations
@@ -296,6 +465,6 @@ def bounded(label: str) -> str:
     return encoded[: MAX_LABEL_BYTES - 3].decode(errors="ignore") + "…"
 
 
-def visitor_of(event: Event) -> str:
-    """Who counts as one visitor: the user if the event names one, else the session."""
-    return f"u{event.user_id}" if event.user_id else f"s{event.session_id}"
+def visitor_of(user_id: str, session_id: str) -> str:
+    """Who counts as one visitor: the user if an event names one, else the session."""
+    return f"u{user_id}" if user_id else f"s{session_id}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_left, insort
+from collections.abc import Sequence
 from enum import Enum
 from functools import lru_cache
 
@@ -53,6 +54,30 @@ class Seen(Struct, array_like=True):
             if runs is not None:
                 return _admit_number(runs, event.seq)
         return self._admit_id((event.timestamp, _hash(event.event_id)))
+
+    def admit_run(self, events: Sequence[Event]) -> bool:
+        """Remember all of ``events``, at least one, if they are the next ones in order of one source, as nearly all
+        are; else none of them. False says nothing about any: :meth:`admit` does.
+        """
+        first = events[0]
+        source, number = first.source, first.seq
+        if not number or not source:
+            return False
+        runs = self.sources.get(short := _short(source))
+        if runs is None:
+            if len(self.sources) >= MAX_SOURCES:
+                return False
+        elif len(runs) < 2 or number != runs[-1] + 1:
+            return False
+        for event in events:
+            if event.seq != number or event.source != source:
+                return False
+            number += 1
+        if runs is None:
+            self.sources[short] = [0, first.seq, number - 1]
+        else:
+            runs[-1] = number - 1
+        return True
 
     def _admit_id(self, mark: tuple[int, int]) -> Verdict:
         # The hash decides, not the time: the same event sent again may carry another event time.

@@ -12,7 +12,7 @@ from msgspec import Raw
 from producer.erasure import Erasure
 from producer.event import Event, encode
 from producer.kpl import encode_aggregate
-from stream_consumer.kinesis_batch import Arrived, Batch, ErasureArrived, Poison, position
+from stream_consumer.kinesis_batch import Arrived, Batch, ErasureArrived, Poison, of_record, position
 
 NOON = 1_700_000_100_000 - 1_700_000_100_000 % 900_000  # the start of a quarter of an hour
 
@@ -43,8 +43,9 @@ def an_entry(number: int, one: Event | Erasure | Poison) -> Arrived | ErasureArr
     """What a batch has of a record of its own with sequence number ``number``."""
     if isinstance(one, Poison):
         return one
-    kind: Any = Arrived if isinstance(one, Event) else ErasureArrived
-    return kind(position(str(number), 0), str(number), one)
+    if isinstance(one, Event):
+        return Arrived(of_record(str(number)), 0, one, encode(one))
+    return ErasureArrived(position(str(number), 0), str(number), one)
 
 
 def a_batch(

@@ -48,17 +48,20 @@ _LATER = ["page_view", "page_view", "click", "scroll", "heartbeat", "heartbeat"]
 
 @dataclass(frozen=True)
 class Plan:
-    """``events`` in the 24 hours before ``end`` (ms since 1970), about; ``active`` sessions go on at the end."""
+    """``events`` in the 24 hours before ``end`` (ms since 1970), about; ``active`` sessions go on at the end. A session has
+    ``per_session`` events, or 5 to 10.
+    """
 
     events: int
     end: int
     active: int = 400
     shards: int = 2
     seed: int = 4
+    per_session: int | None = None
 
     @property
     def sessions(self) -> int:
-        return round(self.events / 7.5)
+        return round(self.events / (self.per_session or 7.5))
 
 
 def events_of(plan: Plan, shard: int) -> list[Event]:
@@ -74,7 +77,7 @@ def events_of(plan: Plan, shard: int) -> list[Event]:
             at = plan.end - rng.randrange(_OVER_MS, 24 * HOUR_MS)
         agent, country, language = rng.choice(_AGENTS), rng.choice(_COUNTRIES), rng.choice(_LANGUAGES)
         user = f"u{rng.randrange(plan.sessions)}" if rng.random() < 0.2 else ""
-        kinds = ["page_view", *rng.choices(_LATER, k=rng.randrange(4, 10))]
+        kinds = ["page_view", *rng.choices(_LATER, k=(plan.per_session or rng.randrange(5, 11)) - 1)]
         if rng.random() < 0.03:
             kinds[-1] = "conversion"
         page = ""

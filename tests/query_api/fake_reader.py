@@ -8,7 +8,7 @@ from producer.event import Event
 from query_api import statistics
 from query_api.reader import MAX_USER_SESSIONS, Marks
 from query_api.statistics import Active, Entry
-from stream_consumer.rollup import MINUTE_MS, Folding, RollUp, quarter_of, standing, visitor_of
+from stream_consumer.rollup import MINUTE_MS, Folding, RollUp, quarter_of, standing
 from stream_consumer.session import Session
 from stream_consumer.table import Unavailable
 
@@ -34,7 +34,7 @@ class FakeReader:
             session.apply(event)
             self._events.setdefault(key, []).append(event)
             after = standing(session)
-            self._fold(event.site_id, quarter_of(event.timestamp)).count_event(event, visitor_of(event))
+            self._fold(event.site_id, quarter_of(event.timestamp)).count_event(event)
             for quarter in {stand.quarter for stand in (before, after) if stand}:
                 self._fold(event.site_id, quarter).move_session(before, after)
 

@@ -25,7 +25,7 @@ from stream_consumer.items import (
 )
 from stream_consumer.kinesis_batch import position
 from stream_consumer.merged import COUNTERS, HOUR_MS, TOTALS, hour_totals, labels_of, merge_labels, totals_of
-from stream_consumer.rollup import Counter, Folding, RollUp, Standing, quarter_of, standing, visitor_of
+from stream_consumer.rollup import Counter, Folding, RollUp, Standing, quarter_of, standing
 from stream_consumer.seen import Verdict
 from stream_consumer.session import Session
 from tests.fake_dynamodb import NAMES, FakeDynamo, MemoryTables
@@ -104,7 +104,7 @@ class Folded:
         self._applied.setdefault(name, {})[f"{shard_id}={at}"] = event
         for quarter, folding in self._touched(shard_id, at, event.site_id, [event], before, after):
             if quarter == quarter_of(event.timestamp):
-                folding.count_event(event, visitor_of(event))
+                folding.count_event(event)
             folding.move_session(before, after)
 
     def _erase(self, shard_id: str, at: str, erased: Erasure) -> None:

@@ -30,10 +30,10 @@ _fold, _write_rollups, _write_sessions, _consume = (
 
 
 def _sessions_first(arrived: Any, shard_id: str, store: Any) -> Any:
-    folded, changes = _fold(arrived, shard_id, store)
-    failures = _write_sessions(list(folded.values()), shard_id, [], store)
+    fold = _fold(arrived, shard_id, store)
+    failures = _write_sessions(list(fold.sessions.values()), shard_id, [], store)
     consumer._raise_first(failures)
-    return folded, changes
+    return fold
 
 
 def _newer_than_held(self: Tables, table: str, item: Any, base: str | None) -> None:
@@ -99,8 +99,8 @@ def _gone_without_a_trace(self: Session, erased_at: int) -> Session:
     return Session(self.site_id, self.session_id, received=erased_at)
 
 
-def _unpadded(sequence_number: str, index: int) -> str:
-    return f"{sequence_number}.{index}"
+def _unpadded(sequence_number: str) -> str:
+    return f"   {sequence_number}."  # as long a prefix as the one with the number's length has
 
 
 #: name -> (what is replaced, by what). ``None``: the fault is in the log, not in the consumer.
@@ -110,7 +110,7 @@ PLANTED: dict[str, tuple[Any, str, Callable[..., Any]] | None] = {
     "going on past a failed record": (consumer, "consume", _past_the_failed_record),
     "two concurrent batches of one shard": (consumer, "consume", _two_batches_at_once),
     "one position for all shards": (consumer, "_fold", _one_position_for_all_shards),
-    "positions compared as unpadded strings": (kinesis_batch, "position", _unpadded),
+    "positions compared as unpadded strings": (kinesis_batch, "of_record", _unpadded),
     "an aggregate that straddles shards": None,
     "marks put before the roll-ups": (consumer, "_write_rollups", _marks_first),
     "events deleted before the tombstone": (consumer, "_write_sessions", _events_gone_first),

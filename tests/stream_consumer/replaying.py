@@ -11,12 +11,12 @@ from producer.event import Event
 from stream_consumer.consume import consume
 from stream_consumer.generations import FIRST, move, prefix_of, scoped
 from stream_consumer.items import Item, read_chunk, read_rollup, shard_item
-from stream_consumer.kinesis_batch import Arrived, Batch, ErasureArrived, position
+from stream_consumer.kinesis_batch import Arrived, Batch, ErasureArrived
 from stream_consumer.merged import COUNTERS, HOUR_MS, hour_totals, labels_of, merge_labels, totals_of
 from stream_consumer.progress import ShardProgress
 from stream_consumer.rollup import RollUp
 from stream_consumer.table import Tables
-from tests.builders import NOON, an_event
+from tests.builders import NOON, an_entry, an_event
 from tests.fake_dynamodb import NAMES, FakeDynamo
 
 #: The cut of the tests' replays: a full hour with traffic before and after it.
@@ -153,8 +153,7 @@ class Consumer:
 
 
 def _entry(record: Record) -> Arrived | ErasureArrived:
-    at = position(str(record.sequence_number), 0), str(record.sequence_number)
-    return ErasureArrived(*at, record.event) if isinstance(record.event, Erasure) else Arrived(*at, record.event)
+    return an_entry(record.sequence_number, record.event)
 
 
 def items_of(dynamo: FakeDynamo, generation: str, table: str) -> dict[tuple[str, str], Item]:

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_consumer import consume as consumer
+from stream_consumer import folding
 from stream_consumer.compaction import Compaction
+from stream_consumer.consume import consume
 from stream_consumer.items import MAX_STORED_EVENTS, read_labels, read_session
 from stream_consumer.merged import DAY_MS, TOTALS
 from stream_consumer.replay.base import DONE, Base, Copied
@@ -164,7 +165,7 @@ def test_a_session_that_was_under_way_is_what_it_was_at_the_cut() -> None:
         for n in range(start + 1, start + 21)
         for received in [received_at or at + n * 1000 + 400]
     ]
-    consumer.consume(a_batch(events), source.tables)
+    consume(a_batch(events), source.tables)
     Base(dynamo, NAMES, "g1", "g2", CUT).copy(Copied(), lambda copied: None)  # type: ignore[arg-type]
     found = {key[0]: read_session(item) for key, item in items_of(dynamo, "g2", NAMES.sessions).items()}
     assert {key: stored.session.events for key, stored in found.items()} == {"blog#over": 20, "blog#under-way": 9}
@@ -174,7 +175,7 @@ def test_a_session_that_was_under_way_is_what_it_was_at_the_cut() -> None:
 
 
 def test_a_session_that_cannot_be_told_from_its_stored_events_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(consumer, "MAX_STORED_EVENTS", 3)
+    monkeypatch.setattr(folding, "MAX_STORED_EVENTS", 3)
     assert MAX_STORED_EVENTS > 3
     dynamo = FakeDynamo()
     source = Consumer(dynamo, a_stream(random.Random(0), 0))
@@ -184,7 +185,7 @@ def test_a_session_that_cannot_be_told_from_its_stored_events_is_named(monkeypat
     and_on = [an_event(7, session_id="bot", timestamp=CUT + 5, received_at=CUT + 5)]
     known = [an_event(n, session_id="known", timestamp=CUT - 2 + n, received_at=CUT - 2 + n) for n in range(1, 7)]
     ahead = [an_event(1, session_id="ahead", timestamp=CUT + 5, received_at=CUT - 5)]
-    consumer.consume(a_batch([*long_before, *and_on, *known, *ahead]), source.tables)
+    consume(a_batch([*long_before, *and_on, *known, *ahead]), source.tables)
     copied = Base(dynamo, NAMES, "g1", "g2", CUT).copy(Copied(), lambda copied: None)  # type: ignore[arg-type]
     assert sorted(copied.inexact) == ["blog#ahead", "blog#bot"]
     assert copied.counts["inexact"] == 2
