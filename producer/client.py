@@ -145,6 +145,8 @@ def local_or_environ_kinesis(environ: Mapping[str, str]) -> tuple[KinesisClient,
         connect_timeout=CONNECT_TIMEOUT,
         read_timeout=READ_TIMEOUT,
         tcp_keepalive=True,
+        # What is sent is built in delivery.py alone, from checked settings; checking it again is up to a third of a call.
+        parameter_validation=False,
     )
     local = local_engine(given, "LIVEINSIGHT_STREAM")
     try:
@@ -303,13 +305,14 @@ class EventProducer:
         (half a surrogate pair) or more than a record can hold.
         """
         lanes = self._settings.lanes
-        entries = [(encode(event), lane_of(event.session_id, lanes)) for event in events]
-        cost = ENTRY_OVERHEAD * len(entries)
-        for data, _ in entries:
+        payloads = [encode(event) for event in events]
+        cost = ENTRY_OVERHEAD * len(payloads)
+        for data in payloads:
             if len(data) > MAX_PAYLOAD_BYTES:
                 raise ValueError(f"an event of {len(data)} bytes; a Kinesis record holds {MAX_PAYLOAD_BYTES}")
             cost += len(data)
-        receipt = Receipt(self, len(entries))
+        lane_numbers = [lane_of(event.session_id, lanes) for event in events]
+        receipt = Receipt(self, len(payloads))
         self._check_process()
         with self._lock:
             if self._closing:
@@ -317,11 +320,11 @@ class EventProducer:
             if self._batcher.buffered + cost > self._settings.max_buffer_bytes:
                 raise BufferFull(self._full(cost))
             now = self._clock()
-            due = math.inf
-            for data, lane in entries:
-                due = min(due, self._batcher.add(data, lane, receipt, now))
-            self._sent += len(entries)
-            if due < self._sleeping_until:
+            dues = [
+                self._batcher.add(data, lane, receipt, now) for data, lane in zip(payloads, lane_numbers, strict=True)
+            ]
+            self._sent += len(payloads)
+            if min(dues, default=math.inf) < self._sleeping_until:
                 self._work.notify()
         return receipt
 
