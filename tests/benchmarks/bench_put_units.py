@@ -66,10 +66,10 @@ def rows(quick: bool) -> list[Row]:
     plain = Bill()
     for data, _, session in some:
         plain.add(1, len(data) + len(session))
-    bills = {_BULK: backlog(islice(cycle(some), 40_000 if quick else EVENTS), settings)}
+    bills = {_BULK: backlog(islice(cycle(some), 30_000 if quick else EVENTS), settings)}
     for rate in RATES:
-        # For a second at least: what waits at the end is not counted.
-        bills[f"{rate:,}/s live"] = live(islice(cycle(some), max(len(some), rate)), rate, settings)
+        # For half a second at least: what waits at the end is not counted.
+        bills[f"{rate:,}/s live"] = live(islice(cycle(some), max(len(some), rate // 2)), rate, settings)
     bills[_PLAIN] = plain
     return [
         _row("PUT units", "units", bills, bound=1 / 40, note=_note(bills, settings)),
