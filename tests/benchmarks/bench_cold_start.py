@@ -2,13 +2,15 @@
 
 Each start is a fresh process that sees only the package, without bytecode and without writing any, as on Lambda; the
 files are in the system's cache. What Lambda itself needs (the sandbox, the download) comes on top, and is not ours.
-The package is this machine's (`python -m infra package --local`); the ways take turns.
+The package is this machine's (`python -m infra package --local`); the ways take turns. The peer is the same handler
+with what most have: a `Tracer()` and boto3's resource, made when the module is loaded.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -19,7 +21,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import boto3
+
 from infra.deploy import package
+from tests.benchmarks.measuring import Ratio, Row, Spread, ratios
 
 #: The bound of imports and clients together, in ms.
 BOUND_MS = 700.0
@@ -29,12 +34,22 @@ began, busy = time.perf_counter(), time.process_time()
 import stream_consumer.lambda_handler as handler
 """
 _CLIENTS = "handler._tables('g1')\n"
+_PEER = """\
+import boto3
+from aws_lambda_powertools import Tracer
+tracer = Tracer(service="liveinsight")
+tables = [boto3.resource("dynamodb").Table(name) for name in ("sessions", "rollups")]
+"""
 _TELL = "print((time.perf_counter() - began) * 1000, (time.process_time() - busy) * 1000)\n"
 WAYS = {
     "imports": _IMPORTS + _TELL,
     "imports and clients": _IMPORTS + _CLIENTS + _TELL,
     "and X-Ray": _IMPORTS + _CLIENTS + "handler._tracer()\n" + _TELL,
+    "Tracer() and boto3.resource": _IMPORTS + _PEER + _TELL,
 }
+#: Those that find X-Ray listening, as a function does that Lambda traces.
+_TRACED = frozenset({"and X-Ray", "Tracer() and boto3.resource"})
+_OURS, _PEER_WAY = "imports and clients", "Tracer() and boto3.resource"
 #: All that a start gets of the environment. Nothing is called, so nobody is asked.
 ENVIRON = {
     "AWS_REGION": "us-east-1",
@@ -57,20 +72,53 @@ def start(code: str, directory: Path, *, tracing: bool = False) -> tuple[float, 
 
 
 def measure(data: bytes, rounds: int) -> dict[str, Any]:
-    """Medians and spreads of all ways, taking turns; the first turn fills the system's cache and does not count."""
-    found: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
-    with TemporaryDirectory() as unpacked:
-        with zipfile.ZipFile(BytesIO(data)) as archive:
-            archive.extractall(unpacked)
-        for turn in range(rounds + 1):
-            for way, code in WAYS.items():
-                took = start(code, Path(unpacked), tracing="X-Ray" in way)
-                if turn:
-                    found[way].append(took)
+    """Medians and spreads of all ways."""
     return {
         "bytes": len(data),
-        "ways": {way: _figures(took) for way, took in found.items()},
+        "ways": {way: _figures(took) for way, took in starts(data, rounds, warm=rounds > 1).items()},
     }
+
+
+def starts(data: bytes, rounds: int, *, warm: bool) -> dict[str, list[tuple[float, float]]]:
+    """What :func:`start` tells of each way, taking turns. ``warm``: after one turn that fills the system's cache."""
+    found: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
+    with TemporaryDirectory() as name:
+        unpacked = Path(name)
+        with zipfile.ZipFile(BytesIO(data)) as archive:
+            archive.extractall(unpacked)
+        # The package has no descriptions of boto3's resources, as no function of ours uses them.
+        described = Path("data", "dynamodb")
+        shutil.copytree(Path(boto3.__file__).parent / described, unpacked / "boto3" / described)
+        for turn in range(rounds + warm):
+            for way, code in WAYS.items():
+                took = start(code, unpacked, tracing=way in _TRACED)
+                if turn >= warm:
+                    found[way].append(took)
+    return found
+
+
+def rows(quick: bool) -> list[Row]:
+    """The row of the table: ms of CPU time."""
+    busy = {
+        way: [busy for _, busy in took]
+        for way, took in starts(package.build(local=True).data, 1 if quick else 11, warm=not quick).items()
+    }
+    ours = busy[_OURS]
+    return [
+        Row(
+            name="cold start of the handler",
+            unit="ms of CPU time",
+            ours=_OURS,
+            figures={way: Spread.of(figures) for way, figures in busy.items()},
+            ratios=[
+                Ratio(_PEER_WAY, ratios(ours, busy[_PEER_WAY]), bound=0.6, at_most=True),
+                Ratio("imports", ratios(ours, busy["imports"])),
+                Ratio(f"{_PEER_WAY}, with X-Ray in both", ratios(busy["and X-Ray"], busy[_PEER_WAY])),
+            ],
+            note="Processes that see only the package. What all ways share comes first: to load botocore and to make a"
+            " client of it, most of which is compiling, as a function's file system keeps no bytecode.",
+        )
+    ]
 
 
 def _figures(starts: Sequence[tuple[float, float]]) -> dict[str, Any]:
@@ -85,10 +133,10 @@ def _figures(starts: Sequence[tuple[float, float]]) -> dict[str, Any]:
 
 def report(found: dict[str, Any]) -> list[str]:
     """The figures as a table."""
-    lines = [f"package of {found['bytes']:,} bytes", f"{'':22} {'ms':>6} {'spread':>14} {'CPU ms':>8} {'spread':>14}"]
+    lines = [f"package of {found['bytes']:,} bytes", f"{'':27} {'ms':>6} {'spread':>14} {'CPU ms':>8} {'spread':>14}"]
     for way, one in found["ways"].items():
         spread, busy = (f"{low:.0f} - {high:.0f}" for low, high in (one["spread"], one["cpu_spread"]))
-        lines.append(f"{way:22} {one['ms']:6.0f} {spread:>14} {one['cpu_ms']:8.0f} {busy:>14}")
+        lines.append(f"{way:27} {one['ms']:6.0f} {spread:>14} {one['cpu_ms']:8.0f} {busy:>14}")
     reached = found["ways"]["imports and clients"]["ms"]
     return [
         *lines,
