@@ -1,9 +1,10 @@
 """How long a function's cold start takes of ours: the handler's imports, and its clients, from the unpacked package.
 
-Each start is a fresh process that sees only the package, without bytecode and without writing any, as on Lambda; the
-files are in the system's cache. What Lambda itself needs (the sandbox, the download) comes on top, and is not ours.
+Each start is a fresh process that sees only the package, with the bytecode in it and without writing any, as on Lambda;
+the files are in the system's cache. What Lambda itself needs (the sandbox, the download) comes on top, and is not ours.
 The package is this machine's (`python -m infra package --local`); the ways take turns. The peer is the same handler
-with what most have: a `Tracer()` and boto3's resource, made when the module is loaded.
+with what most have: a `Tracer()` and boto3's resource, made when the module is loaded, and a package of sources alone (the
+bytecode that pip makes goes by the files' times, and is none once a zip has changed those).
 """
 
 from __future__ import annotations
@@ -46,10 +47,12 @@ WAYS = {
     "imports and clients": _IMPORTS + _CLIENTS + _TELL,
     "and X-Ray": _IMPORTS + _CLIENTS + "handler._tracer()\n" + _TELL,
     "Tracer() and boto3.resource": _IMPORTS + _PEER + _TELL,
+    "the same from our package": _IMPORTS + _PEER + _TELL,
+    "ours from sources": _IMPORTS + _CLIENTS + _TELL,
 }
+_OURS, _PEER_WAY, _PEER_PACKED, _SOURCES = ("imports and clients", *list(WAYS)[3:])
 #: Those that find X-Ray listening, as a function does that Lambda traces.
-_TRACED = frozenset({"and X-Ray", "Tracer() and boto3.resource"})
-_OURS, _PEER_WAY = "imports and clients", "Tracer() and boto3.resource"
+_TRACED = frozenset({"and X-Ray", _PEER_WAY, _PEER_PACKED})
 #: All that a start gets of the environment. Nothing is called, so nobody is asked.
 ENVIRON = {
     "AWS_REGION": "us-east-1",
@@ -83,15 +86,16 @@ def starts(data: bytes, rounds: int, *, warm: bool) -> dict[str, list[tuple[floa
     """What :func:`start` tells of each way, taking turns. ``warm``: after one turn that fills the system's cache."""
     found: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
     with TemporaryDirectory() as name:
-        unpacked = Path(name)
+        unpacked, sources = Path(name, "package"), Path(name, "sources")
         with zipfile.ZipFile(BytesIO(data)) as archive:
             archive.extractall(unpacked)
         # The package has no descriptions of boto3's resources, as no function of ours uses them.
         described = Path("data", "dynamodb")
         shutil.copytree(Path(boto3.__file__).parent / described, unpacked / "boto3" / described)
+        shutil.copytree(unpacked, sources, ignore=shutil.ignore_patterns("__pycache__"))
         for turn in range(rounds + warm):
             for way, code in WAYS.items():
-                took = start(code, unpacked, tracing=way in _TRACED)
+                took = start(code, sources if way in {_PEER_WAY, _SOURCES} else unpacked, tracing=way in _TRACED)
                 if turn >= warm:
                     found[way].append(took)
     return found
@@ -114,9 +118,11 @@ def rows(quick: bool) -> list[Row]:
                 Ratio(_PEER_WAY, ratios(ours, busy[_PEER_WAY]), bound=0.6, at_most=True),
                 Ratio("imports", ratios(ours, busy["imports"])),
                 Ratio(f"{_PEER_WAY}, with X-Ray in both", ratios(busy["and X-Ray"], busy[_PEER_WAY])),
+                Ratio(_PEER_PACKED, ratios(ours, busy[_PEER_PACKED])),
+                Ratio(_SOURCES, ratios(ours, busy[_SOURCES])),
             ],
-            note="Processes that see only the package. What all ways share comes first: to load botocore and to make a"
-            " client of it, most of which is compiling, as a function's file system keeps no bytecode.",
+            note="Fresh processes that see only the package. Most of the difference is the bytecode that our package has: a"
+            " function's file system keeps none. What is left is botocore, loaded and made a client, in all ways alike.",
         )
     ]
 
