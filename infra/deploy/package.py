@@ -202,7 +202,7 @@ def python_of(version: str) -> str | None:
 
 
 def bytecode(parts: Iterable[Mapping[str, bytes]], python: str) -> dict[str, bytes]:
-    """What ``python`` compiles the modules of ``parts`` to, by its path in the package; none of what it cannot compile."""
+    """What ``python`` compiles the modules of ``parts`` to, by its path in the package; none of what it cannot."""
     with TemporaryDirectory() as name:
         directory = Path(name)
         for members in parts:

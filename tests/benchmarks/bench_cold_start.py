@@ -16,7 +16,7 @@ import statistics
 import subprocess
 import sys
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -78,13 +78,13 @@ def measure(data: bytes, rounds: int) -> dict[str, Any]:
     """Medians and spreads of all ways."""
     return {
         "bytes": len(data),
-        "ways": {way: _figures(took) for way, took in starts(data, rounds, warm=rounds > 1).items()},
+        "ways": {way: _figures(took) for way, took in starts(data, WAYS, rounds, warm=rounds > 1).items()},
     }
 
 
-def starts(data: bytes, rounds: int, *, warm: bool) -> dict[str, list[tuple[float, float]]]:
+def starts(data: bytes, ways: Iterable[str], rounds: int, *, warm: bool) -> dict[str, list[tuple[float, float]]]:
     """What :func:`start` tells of each way, taking turns. ``warm``: after one turn that fills the system's cache."""
-    found: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
+    found: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
     with TemporaryDirectory() as name:
         unpacked, sources = Path(name, "package"), Path(name, "sources")
         with zipfile.ZipFile(BytesIO(data)) as archive:
@@ -94,19 +94,18 @@ def starts(data: bytes, rounds: int, *, warm: bool) -> dict[str, list[tuple[floa
         shutil.copytree(Path(boto3.__file__).parent / described, unpacked / "boto3" / described)
         shutil.copytree(unpacked, sources, ignore=shutil.ignore_patterns("__pycache__"))
         for turn in range(rounds + warm):
-            for way, code in WAYS.items():
-                took = start(code, sources if way in {_PEER_WAY, _SOURCES} else unpacked, tracing=way in _TRACED)
+            for way, took_before in found.items():
+                took = start(WAYS[way], sources if way in {_PEER_WAY, _SOURCES} else unpacked, tracing=way in _TRACED)
                 if turn >= warm:
-                    found[way].append(took)
+                    took_before.append(took)
     return found
 
 
 def rows(quick: bool) -> list[Row]:
     """The row of the table: ms of CPU time."""
-    busy = {
-        way: [busy for _, busy in took]
-        for way, took in starts(package.build(local=True).data, 1 if quick else 11, warm=not quick).items()
-    }
+    ways = (_OURS, _PEER_WAY, "imports") if quick else tuple(WAYS)
+    took = starts(package.build(local=True).data, ways, 1 if quick else 11, warm=not quick)
+    busy = {way: [busy for _, busy in both] for way, both in took.items()}
     ours = busy[_OURS]
     return [
         Row(
@@ -116,10 +115,7 @@ def rows(quick: bool) -> list[Row]:
             figures={way: Spread.of(figures) for way, figures in busy.items()},
             ratios=[
                 Ratio(_PEER_WAY, ratios(ours, busy[_PEER_WAY]), bound=0.6, at_most=True),
-                Ratio("imports", ratios(ours, busy["imports"])),
-                Ratio(f"{_PEER_WAY}, with X-Ray in both", ratios(busy["and X-Ray"], busy[_PEER_WAY])),
-                Ratio(_PEER_PACKED, ratios(ours, busy[_PEER_PACKED])),
-                Ratio(_SOURCES, ratios(ours, busy[_SOURCES])),
+                *(Ratio(way, ratios(ours, busy[way])) for way in ways if way not in {_OURS, _PEER_WAY}),
             ],
             note="Fresh processes that see only the package. Most of the difference is the bytecode that our package has: a"
             " function's file system keeps none. What is left is botocore, loaded and made a client, in all ways alike.",
