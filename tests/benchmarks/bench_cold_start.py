@@ -17,6 +17,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterable, Sequence
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -74,6 +75,11 @@ def start(code: str, directory: Path, *, tracing: bool = False) -> tuple[float, 
     return took, busy
 
 
+@cache
+def _package() -> bytes:
+    return package.build(local=True).data
+
+
 def measure(data: bytes, rounds: int) -> dict[str, Any]:
     """Medians and spreads of all ways."""
     return {
@@ -104,7 +110,7 @@ def starts(data: bytes, ways: Iterable[str], rounds: int, *, warm: bool) -> dict
 def rows(quick: bool) -> list[Row]:
     """The row of the table: ms of CPU time."""
     ways = (_OURS, _PEER_WAY, "imports") if quick else tuple(WAYS)
-    took = starts(package.build(local=True).data, ways, 1 if quick else 11, warm=not quick)
+    took = starts(_package(), ways, 1 if quick else 11, warm=not quick)
     busy = {way: [busy for _, busy in both] for way, both in took.items()}
     ours = busy[_OURS]
     return [
@@ -153,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="one round: does it work?")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write every figure there")
     given = parser.parse_args(argv)
-    found = measure(package.build(local=True).data, 1 if given.quick else given.rounds)
+    found = measure(_package(), 1 if given.quick else given.rounds)
     print("\n".join(report(found)))
     if given.json:
         given.json.write_text(json.dumps(found, indent=2))
