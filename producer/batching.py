@@ -209,6 +209,8 @@ class Batcher(Generic[T]):
 
     def _pack(self, number: int, lane: _Lane[T]) -> Batch[T]:
         size = self._frame_size(number)
+        if size + lane.size <= self._max_bytes and len(lane.payloads) <= self._max_events:
+            return self._first(number, lane, len(lane.payloads))
         count = 0
         for payload in lane.payloads:
             size += entry_size(len(payload))

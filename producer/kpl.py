@@ -78,6 +78,7 @@ def frame_size(partition_key: str, explicit_hash_key: str) -> int:
     return len(MAGIC) + len(_key_tables(partition_key, explicit_hash_key)) + _DIGEST_BYTES
 
 
+@lru_cache(4096)
 def entry_size(payload: int) -> int:
     """Bytes that a payload of ``payload`` bytes adds to a frame."""
     return len(_entry_head(payload)) + payload
