@@ -39,6 +39,7 @@ PYTHON, PLATFORM = "3.13", "manylinux2014_aarch64"
 LARGEST = 15_000_000
 #: The part of a package that is bytecode of the others.
 BYTECODE = "bytecode"
+NO_BYTECODE = f"without bytecode, as there is no python{PYTHON} here: a cold start takes about twice as long"
 #: The services that the functions call.
 SERVICES = frozenset({"dynamodb"})
 NOT_NEEDED = ("numpy",)
@@ -255,5 +256,5 @@ def report(package: Package) -> list[str]:
     lines = [f"  {name:24} {weight:>10,}" for name, weight in package.weights.items()]
     lines.append(f"  {'in all, with its index':24} {len(package.data):>10,} bytes of at most {LARGEST:,}")
     if BYTECODE not in package.weights:
-        lines.append(f"  without bytecode, as there is no python{PYTHON} here: a cold start takes about twice as long")
+        lines.append(f"  {NO_BYTECODE}")
     return lines
