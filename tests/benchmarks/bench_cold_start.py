@@ -69,7 +69,9 @@ def start(code: str, directory: Path, *, tracing: bool = False) -> tuple[float, 
     """Milliseconds of one start, and those of them on the processor: the rest went to reading and to neighbours."""
     environ = {**ENVIRON, **(_XRAY if tracing else {}), "PYTHONPATH": str(directory)}
     # -S: not what this Python has installed, which would stand in for what is missing in the package.
-    done = subprocess.run([sys.executable, "-S", "-c", code], env=environ, capture_output=True, text=True, check=False)
+    # There, as modules of the directory that one is in come before all others.
+    command = [sys.executable, "-S", "-c", code]
+    done = subprocess.run(command, env=environ, cwd=directory, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     took, busy = map(float, done.stdout.split())
     return took, busy
