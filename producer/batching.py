@@ -12,8 +12,9 @@ import zlib
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import islice
-from typing import Generic, TypeAlias, TypeVar
+from typing import Generic, TypeVar
 
 from producer.kpl import encode_aggregate, entry_size, frame_size
 
@@ -36,6 +37,7 @@ def lane_of(session_id: str, lanes: int) -> int:
     return zlib.crc32(session_id.encode()) % lanes
 
 
+@lru_cache(4096)
 def hash_key_of(lane: int, lanes: int) -> str:
     """The ExplicitHashKey of a lane's records: the middle of its slice of the key space, in decimal."""
     return str((2 * lane + 1) * HASH_KEYS // (2 * lanes))
@@ -69,13 +71,14 @@ class Batch(Generic[T]):
         return encode_aggregate(self.payloads, self.partition_key, self.explicit_hash_key)
 
 
-#: An event's bytes, its ticket, when it came, and what it adds to a frame.
-_Entry: TypeAlias = tuple[bytes, T, float, int]
-
-
 @dataclass(slots=True)
 class _Lane(Generic[T]):
-    entries: deque[_Entry[T]] = field(default_factory=deque)
+    """Of each event that waits: its bytes, its ticket, and when it came. ``size``: what they add to a frame."""
+
+    # Not one tuple for each event: those would be a tenth of the producer's time, for the garbage collector.
+    payloads: deque[bytes] = field(default_factory=deque)
+    tickets: deque[T] = field(default_factory=deque)
+    added: deque[float] = field(default_factory=deque)
     size: int = 0
     held_until: float = -math.inf
     taken: Batch[T] | None = None
@@ -113,9 +116,10 @@ class Batcher(Generic[T]):
         waiting = self._lanes.get(lane)
         if waiting is None:
             waiting = self._lanes[lane] = _Lane()
-        size = entry_size(len(data))
-        waiting.entries.append((data, ticket, now, size))
-        waiting.size += size
+        waiting.payloads.append(data)
+        waiting.tickets.append(ticket)
+        waiting.added.append(now)
+        waiting.size += entry_size(len(data))
         self.buffered += len(data) + ENTRY_OVERHEAD
         return self._lane_due(waiting)
 
@@ -126,7 +130,7 @@ class Batcher(Generic[T]):
         """
         return min(
             (
-                min(lane.held_until if hurry else self._lane_due(lane), lane.entries[0][2] + self._deadline)
+                min(lane.held_until if hurry else self._lane_due(lane), lane.added[0] + self._deadline)
                 for lane in self._lanes.values()
                 if lane.taken is None
             ),
@@ -174,7 +178,7 @@ class Batcher(Generic[T]):
         for number, lane in list(self._lanes.items()):
             if lane.taken is None:
                 count = 0
-                for _, _, added, _ in lane.entries:
+                for added in lane.added:
                     if added + self._deadline > now:
                         break
                     count += 1
@@ -186,27 +190,30 @@ class Batcher(Generic[T]):
 
     def abandon(self) -> list[Batch[T]]:
         """Forget all events, those that are taken too; returns them."""
-        all_lanes = [self._first(number, lane, len(lane.entries)) for number, lane in self._lanes.items()]
+        all_lanes = [self._first(number, lane, len(lane.payloads)) for number, lane in self._lanes.items()]
         self._lanes.clear()
         self.buffered = 0
         return all_lanes
 
     def tickets(self) -> Iterator[T]:
         """The ticket of each event that is not settled."""
-        return (ticket for lane in self._lanes.values() for _, ticket, _, _ in lane.entries)
+        return (ticket for lane in self._lanes.values() for ticket in lane.tickets)
 
     def _lane_due(self, lane: _Lane[T]) -> float:
         if lane.taken is not None:
             return math.inf
-        if lane.size >= self._max_bytes or len(lane.entries) >= self._max_events:
+        if lane.size >= self._max_bytes or len(lane.payloads) >= self._max_events:
             return lane.held_until
-        return max(lane.held_until, lane.entries[0][2] + self._linger)
+        lingered = lane.added[0] + self._linger
+        return lingered if lingered > lane.held_until else lane.held_until
 
     def _pack(self, number: int, lane: _Lane[T]) -> Batch[T]:
         size = self._frame_size(number)
+        if size + lane.size <= self._max_bytes and len(lane.payloads) <= self._max_events:
+            return self._first(number, lane, len(lane.payloads))
         count = 0
-        for _, _, _, adds in lane.entries:
-            size += adds
+        for payload in lane.payloads:
+            size += entry_size(len(payload))
             if count and (size > self._max_bytes or count == self._max_events):
                 break
             count += 1
@@ -214,8 +221,9 @@ class Batcher(Generic[T]):
 
     def _first(self, number: int, lane: _Lane[T], count: int) -> Batch[T]:
         """The first ``count`` events of a lane, which stay where they are."""
-        payloads, tickets, _, sizes = zip(*islice(lane.entries, count), strict=True)
-        return Batch(number, self._lanes_in_all, payloads, tickets, self._frame_size(number) + sum(sizes))
+        payloads, tickets = tuple(islice(lane.payloads, count)), tuple(islice(lane.tickets, count))
+        size = lane.size if count == len(lane.payloads) else sum(entry_size(len(payload)) for payload in payloads)
+        return Batch(number, self._lanes_in_all, payloads, tickets, self._frame_size(number) + size)
 
     def _frame_size(self, number: int) -> int:
         key = partition_key_of(number)
@@ -224,9 +232,11 @@ class Batcher(Generic[T]):
     def _remove(self, lane: _Lane[T], batch: Batch[T]) -> None:
         """Take a lane's first events, which are those of ``batch``, out."""
         for _ in batch.payloads:
-            lane.entries.popleft()
+            lane.payloads.popleft()
+            lane.tickets.popleft()
+            lane.added.popleft()
         lane.size -= batch.size - self._frame_size(batch.lane)
         self.buffered -= sum(map(len, batch.payloads)) + ENTRY_OVERHEAD * len(batch.payloads)
         del self._lanes[batch.lane]
-        if lane.entries:
+        if lane.payloads:
             self._lanes[batch.lane] = lane

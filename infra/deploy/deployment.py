@@ -232,6 +232,8 @@ def upload(session: Session, bucket: CodeBucket, made: package.Package) -> dict[
     bucket.ensure()
     fresh = bucket.upload(made)
     session.say(f"package {made.key}, {len(made.data):,} bytes: {'uploaded' if fresh else 'there already'}")
+    if package.BYTECODE not in made.weights:
+        session.say(f"the package is {package.NO_BYTECODE}")
     return {"CodeBucket": bucket.name, _NEEDS_CODE: made.key}
 
 

@@ -9,12 +9,16 @@ What it brings along and what it leaves out:
   the functions call.
 - Not numpy, which alone is 15 MB: ``datasketches`` names it for kernels that nothing here uses
   (``stream_consumer/visitors.py`` takes the sketches from the compiled module).
-- No bytecode: it belongs to one version of Python, and the one that packs need not be the one that runs.
+- Bytecode, which halves a cold start: a function's file system is read-only, so every start would compile all modules
+  anew. It belongs to one version of Python, so that version compiles it; where there is none here, the package has
+  sources alone, and says so. It goes with a hash of its source: a module that is changed later is compiled anew.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -23,6 +27,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from io import BytesIO
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 
 from infra.deploy.problems import Failed
 from infra.deploy.requirements import Pin, install_requires, needed, normalised, read_lock
@@ -32,6 +37,9 @@ ROOT = Path(__file__).parents[2]
 PYTHON, PLATFORM = "3.13", "manylinux2014_aarch64"
 #: The most that a package may weigh, in bytes.
 LARGEST = 15_000_000
+#: The part of a package that is bytecode of the others.
+BYTECODE = "bytecode"
+NO_BYTECODE = f"without bytecode, as there is no python{PYTHON} here: a cold start takes about twice as long"
 #: The services that the functions call.
 SERVICES = frozenset({"dynamodb"})
 NOT_NEEDED = ("numpy",)
@@ -75,6 +83,8 @@ def build(*, local: bool = False, wheels: Path | None = None) -> Package:
             parts[pin.name] = installed(pin)
     else:
         parts |= downloaded(pins, wheels or ROOT / "build" / "wheels")
+    if python := sys.executable if local else python_of(PYTHON):
+        parts[BYTECODE] = bytecode(parts.values(), python)
     package = pack(parts)
     if len(package.data) > LARGEST:
         heaviest = ", ".join(f"{name} {weight:,}" for name, weight in list(package.weights.items())[:3])
@@ -181,6 +191,32 @@ def read_wheel(path: Path) -> dict[str, bytes]:
     return members
 
 
+def python_of(version: str) -> str | None:
+    """The Python of this version (``3.13``), if there is one here."""
+    if version == f"{sys.version_info.major}.{sys.version_info.minor}":
+        return sys.executable
+    found = shutil.which(f"python{version}")
+    # Some are there by name, and only say that they are not installed.
+    if found and subprocess.run([found, "-c", ""], check=False, capture_output=True).returncode == 0:  # noqa: S603
+        return found
+    return None
+
+
+def bytecode(parts: Iterable[Mapping[str, bytes]], python: str) -> dict[str, bytes]:
+    """What ``python`` compiles the modules of ``parts`` to, by its path in the package; none of what it cannot."""
+    with TemporaryDirectory() as name:
+        directory = Path(name)
+        for members in parts:
+            for path, data in members.items():
+                if path.endswith(".py"):
+                    (directory / path).parent.mkdir(parents=True, exist_ok=True)
+                    (directory / path).write_bytes(data)
+        command = [python, "-m", "compileall", "-qq", "--invalidation-mode", "checked-hash", "-s", name, name]
+        # Without a seed of its own, the order of sets, and so the bytes, would be others each time.
+        subprocess.run(command, check=False, capture_output=True, env=os.environ | {"PYTHONHASHSEED": "0"})  # noqa: S603
+        return {path.relative_to(directory).as_posix(): path.read_bytes() for path in directory.rglob("*.pyc")}
+
+
 def pack(parts: Mapping[str, Mapping[str, bytes]]) -> Package:
     """Put the parts' files into one zip: in order, with one time and one mode. Raises :class:`PackageFailed` if two
     parts have another file for the same place.
@@ -218,4 +254,7 @@ def digest_of(content: Iterable[tuple[str, bytes]]) -> str:
 def report(package: Package) -> list[str]:
     """What the package weighs, by part, heaviest first."""
     lines = [f"  {name:24} {weight:>10,}" for name, weight in package.weights.items()]
-    return [*lines, f"  {'in all, with its index':24} {len(package.data):>10,} bytes of at most {LARGEST:,}"]
+    lines.append(f"  {'in all, with its index':24} {len(package.data):>10,} bytes of at most {LARGEST:,}")
+    if BYTECODE not in package.weights:
+        lines.append(f"  {NO_BYTECODE}")
+    return lines

@@ -11,7 +11,7 @@ from infra.deploy.terminal import say, tell_problem
 _ABOUT = """\
 Make the functions' zip: producer/, stream_consumer/ and what they need of requirements.lock, as wheels for the Lambda
 functions' Python and processor, checked against the lock's hashes. The same content gives the same bytes (with the
-same zlib), and its name in the code bucket is made of the content.
+same zlib and the same Python for its bytecode), and its name in the code bucket is made of the content.
 
 `deploy` does this itself; here you see what is in it and what it weighs.
 """

@@ -108,7 +108,7 @@ def test_it_is_within_its_bound_and_says_what_each_part_weighs(
 
 def test_a_package_beyond_the_bound_is_refused_and_names_what_is_heavy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(package, "LARGEST", 1_000)
-    with pytest.raises(package.PackageFailed, match=r"more than 1,000 \(most of them: datasketches"):
+    with pytest.raises(package.PackageFailed, match=r"more than 1,000 \(most of them: bytecode [0-9,]+, datasketches"):
         package.build(local=True)
 
 
@@ -122,12 +122,40 @@ def test_it_holds_the_functions_code_and_nothing_of_the_other_stages(built: pack
             if resource["Type"] == stacks.FUNCTION:
                 module, _ = resource["Properties"]["Handler"].rsplit(".", 1)
                 assert module.replace(".", "/") + ".py" in found
-    assert not [name for name in found if "__pycache__" in name or name.endswith((".pyc", ".pyi"))]
+    assert not [name for name in found if name.endswith(".pyi")]
     assert not [name for name in found if name.startswith("producer/tracker/")]
     assert not [name for name in found if "/tests/" in name or "RECORD" in name or "direct_url" in name]
     services = {PurePosixPath(name).parts[2] for name in found if name.startswith("botocore/data/")}
     assert {name for name in services if "." not in name} == package.SERVICES
     assert [name for name in found if name.startswith("datasketches-") and "LICEN" in name.upper()], "licences travel"
+
+
+def test_what_a_start_loads_comes_compiled_and_a_module_that_was_changed_is_compiled_anew(
+    built: package.Package, unpacked: Path
+) -> None:
+    start = "import stream_consumer.lambda_handler as handler, sys; handler._client()"
+    told = run(unpacked, f"{start}; print(*(getattr(one, '__cached__', 0) for one in list(sys.modules.values())))")
+    loaded = {Path(path).relative_to(unpacked).as_posix() for path in told.split() if path.startswith(str(unpacked))}
+    assert len(loaded) > 100
+    assert loaded <= set(names(built.data))
+
+    source = unpacked / "stream_consumer" / "durations.py"
+    before = source.read_bytes()
+    source.write_bytes(before + b"\nCHANGED = True\n")
+    try:
+        assert run(unpacked, "import stream_consumer.durations as changed; print(changed.CHANGED)") == "True\n"
+    finally:
+        source.write_bytes(before)
+
+
+def test_without_the_functions_python_there_are_sources_alone_and_it_says_so(
+    built: package.Package, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert package.python_of("9.9") is None
+    bare = package.pack({"liveinsight": package.project_files(package.ROOT)})
+    assert "without bytecode, as there is no python3.13 here" in package.report(bare)[-1]
+    assert "without bytecode" not in "".join(package.report(built))
 
 
 def test_the_wheels_are_for_the_python_and_the_processor_of_every_function() -> None:
