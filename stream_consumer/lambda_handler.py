@@ -177,6 +177,8 @@ def _client() -> DynamoDBClient:
     import botocore.session
     from botocore.config import Config
 
+    from stream_consumer.signed_writes import signed_writes
+
     settings = _settings()
     config = Config(
         connect_timeout=2,
@@ -187,7 +189,8 @@ def _client() -> DynamoDBClient:
         parameter_validation=False,
     )
     # boto3 would make the very same client, and be a tenth of the cold start.
-    return cast("DynamoDBClient", botocore.session.get_session().create_client("dynamodb", config=config))
+    session = botocore.session.get_session()
+    return signed_writes(session, cast("DynamoDBClient", session.create_client("dynamodb", config=config)))
 
 
 @cache
