@@ -56,8 +56,8 @@ class SignedWrites:
 
     ``client`` retries in botocore's mode "standard", with ``total_max_attempts``. The writes take what its methods
     take, and do not check it; they raise what those raise, and answer what those answer, but for ``ResponseMetadata``
-    where there is nothing else to say. ``authorities`` is the path of the certificates to trust. Threads may write at once.
-    Handlers of botocore's event ``before-send`` see the requests, and may answer them.
+    where there is nothing else to say. ``authorities`` is the path of the certificates to trust. Threads may write at
+    once. Handlers of botocore's event ``before-send`` see the requests, and may answer them.
     """
 
     def __init__(self, client: Any, credentials: Credentials | None, authorities: str) -> None:
