@@ -62,8 +62,8 @@ class KeptConnections:
         self._idle: list[_Connection] = []  # the last one used is the next: most likely it is still open
 
     def post(self, headers: Mapping[str, str], body: bytes) -> Answer:
-        """Send a request and wait for its answer. Raises ``HTTPClientError``, always one of botocore's own kinds where
-        there is one. ``headers`` has all but the length, which is told here.
+        """Send a request and wait for its answer. ``headers`` has all but the length of the body. Raises botocore's
+        ``ConnectionError`` where there is no connection, and ``HTTPClientError`` where there was one.
         """
         lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
         head = f"POST {self._path} HTTP/1.1\r\n{''.join(lines)}Content-Length: {len(body)}\r\n\r\n"

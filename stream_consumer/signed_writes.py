@@ -23,6 +23,7 @@ from botocore.auth import SIGV4_TIMESTAMP, SigV4Auth
 from botocore.awsrequest import AWSPreparedRequest, AWSRequest
 from botocore.compat import get_current_datetime
 from botocore.endpoint import convert_to_response_dict
+from botocore.exceptions import ConnectionError as UnreachableError
 from botocore.exceptions import HTTPClientError, NoCredentialsError
 from botocore.hooks import first_non_none_response
 from botocore.httpsession import get_cert_path
@@ -97,10 +98,10 @@ class SignedWrites:
         while True:
             answer: Answer | None = None
             parsed: Any = {}
-            failure: HTTPClientError | None = None
+            failure: UnreachableError | HTTPClientError | None = None
             try:
                 answer = self._attempt(operation, body, attempt, invocation)
-            except HTTPClientError as error:
+            except (UnreachableError, HTTPClientError) as error:
                 failure = error
             else:
                 if answer.status_code == HTTPStatus.OK and answer.content in _DONE and answer.is_whole:
