@@ -36,7 +36,7 @@ class ConsumerSettings:
     """
 
     tables: TableNames
-    writers: int = 16
+    writers: int = 32
     max_poison_share: float = 0.5
     tracing: bool = False
 
@@ -51,7 +51,7 @@ class ConsumerSettings:
         disabled = environ.get("POWERTOOLS_TRACE_DISABLED", "").lower() in {"1", "true", "yes", "on"}
         return cls(
             TableNames.from_environ(environ),
-            writers=int(environ.get("LIVEINSIGHT_WRITERS", "16")),
+            writers=int(environ.get("LIVEINSIGHT_WRITERS", "32")),
             max_poison_share=float(environ.get("LIVEINSIGHT_MAX_POISON_SHARE", "0.5")),
             tracing=bool(environ.get("AWS_XRAY_DAEMON_ADDRESS")) and not disabled,
         )
