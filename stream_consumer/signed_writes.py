@@ -3,7 +3,8 @@
 Nine tenths of a write go into layers that serve every service and every call. Here one is encoded, signed and sent in
 a few steps. What makes it right is botocore's own: the canonical form and the signature (SigV4Auth), the credentials
 and their renewal, when to retry and how long to wait (the handlers of the client's events, with their quota), what an
-error is and says, and which authorities to trust.
+error is and says, and which authorities to trust. What wraps the client's calls does not see them: in X-Ray a batch's
+writes are part of its segment, without segments of their own.
 """
 
 from __future__ import annotations
