@@ -241,6 +241,12 @@ def test_retries_of_reads_and_writes_share_one_quota(session, server, slept) -> 
         client.query(TableName="t", KeyConditionExpression="x")
     assert len(server.requests) == before + 1, "nothing is left to retry with"
     assert server.requests[-1].headers["x-amz-target"] == "DynamoDB_20120810.Query"
+    server.then = answer()
+    for _ in range(14):  # each gives one back
+        client.put_item(**PUT)
+    server.play([failure("InternalServerError", 500)])
+    client.put_item(**PUT)
+    assert len(server.requests) == 2
 
 
 def test_nobody_listens(session, slept) -> None:
