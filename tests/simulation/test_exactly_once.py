@@ -3,7 +3,7 @@
 `make simulate` runs more of the same for longer.
 """
 
-import time
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -42,7 +42,7 @@ def test_every_schedule_of_small_logs_with_an_erasure(part: int, record_property
 
 def test_every_fault_at_every_write_of_the_functions_own_client(monkeypatch, record_property) -> None:
     """Which tries again by itself: a write whose answer was lost lands twice."""
-    monkeypatch.setattr(time, "sleep", lambda _: None)
+    monkeypatch.setattr("stream_consumer.signed_writes.time", SimpleNamespace(sleep=lambda _: None))
     ran, injected, wrong = check([*small_logs(2)[::4], *erasing_logs(2)[::2]], faults_at_once=1, store=SignedTables)
     record_property("schedules", ran)
     record_property("faults", injected.total())
