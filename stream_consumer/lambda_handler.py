@@ -36,7 +36,7 @@ class ConsumerSettings:
     """
 
     tables: TableNames
-    writers: int = 16
+    writers: int = 32
     max_poison_share: float = 0.5
     tracing: bool = False
 
@@ -51,7 +51,7 @@ class ConsumerSettings:
         disabled = environ.get("POWERTOOLS_TRACE_DISABLED", "").lower() in {"1", "true", "yes", "on"}
         return cls(
             TableNames.from_environ(environ),
-            writers=int(environ.get("LIVEINSIGHT_WRITERS", "16")),
+            writers=int(environ.get("LIVEINSIGHT_WRITERS", "32")),
             max_poison_share=float(environ.get("LIVEINSIGHT_MAX_POISON_SHARE", "0.5")),
             tracing=bool(environ.get("AWS_XRAY_DAEMON_ADDRESS")) and not disabled,
         )
@@ -177,6 +177,8 @@ def _client() -> DynamoDBClient:
     import botocore.session
     from botocore.config import Config
 
+    from stream_consumer.signed_writes import signed_writes
+
     settings = _settings()
     config = Config(
         connect_timeout=2,
@@ -187,7 +189,8 @@ def _client() -> DynamoDBClient:
         parameter_validation=False,
     )
     # boto3 would make the very same client, and be a tenth of the cold start.
-    return cast("DynamoDBClient", botocore.session.get_session().create_client("dynamodb", config=config))
+    session = botocore.session.get_session()
+    return signed_writes(session, cast("DynamoDBClient", session.create_client("dynamodb", config=config)))
 
 
 @cache

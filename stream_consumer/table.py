@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -101,6 +102,7 @@ class Tables:
     def __init__(self, client: DynamoDBClient, names: TableNames, *, writers: int = 16) -> None:
         self._client = client
         self._names = names
+        self._writers = writers
         self._pool = ThreadPoolExecutor(max_workers=writers, thread_name_prefix="save") if writers > 1 else None
 
     def load_sessions(self, names: Sequence[SessionName]) -> dict[SessionName, StoredSession]:
@@ -196,15 +198,31 @@ class Tables:
 
     def each(self, work: Callable[[_T], None], values: Iterable[_T]) -> list[Exception | None]:
         """Do ``work`` on every value, several at once; what became of each, in order."""
+        waiting = deque(enumerate(values))
+        became: list[Exception | None] = [None] * len(waiting)
 
-        def attempt(value: _T) -> Exception | None:
-            try:
-                work(value)
-            except (Conflict, Unavailable) as failure:
-                return failure
-            return None
+        def attempt_all() -> None:
+            while True:
+                try:
+                    place, value = waiting.popleft()
+                except IndexError:
+                    return
+                try:
+                    work(value)
+                except (Conflict, Unavailable) as failure:
+                    became[place] = failure
+                except BaseException:
+                    waiting.clear()  # the other threads end as well
+                    raise
 
-        return list(self._pool.map(attempt, values) if self._pool else map(attempt, values))
+        if self._pool is None:
+            attempt_all()
+        else:
+            # Each thread takes what is next: a task for each value would cost a quarter of a write.
+            threads = [self._pool.submit(attempt_all) for _ in range(min(self._writers, len(waiting)))]
+            for thread in threads:
+                thread.result()
+        return became
 
     def _chunks_of(self, name: SessionName) -> list[Item]:
         return query_items(self._client, self._names.session_events, session_key(*name))

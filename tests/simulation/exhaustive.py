@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from producer import erasure
 from producer.erasure import Erasure
@@ -23,21 +23,25 @@ from tests.simulation.world import Shard
 SHARD = "shard-0"
 Log = tuple[Event | Erasure | bytes, ...]
 Plan = tuple[tuple[int, str], ...]
+Store = Callable[[FakeDynamo], MemoryTables]
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """One run: a log, where its batches are cut, and the faults by number of the write. Replays alone."""
+    """One run: a log, where its batches are cut, and the faults by number of the write. Replays alone. ``store`` makes
+    the tables that it writes.
+    """
 
     log: Log
     cuts: tuple[int, ...]
     plan: Plan
+    store: Store = MemoryTables
 
     def run(self) -> MemoryTables:
         """Deliver the log as a mapping does: what failed comes again, in halves if its function ended."""
         faults = dict(self.plan)
         dynamo = FakeDynamo(lambda write: faults.get(write, ""))
-        store = MemoryTables(dynamo)
+        store = self.store(dynamo)
         entries = [_entry(number, one) for number, one in enumerate(self.log, 1)]
         todo = [range(*span) for span in itertools.pairwise((0, *self.cuts, len(self.log)))]
         while todo:
@@ -84,12 +88,12 @@ def _bytes(one: Event | Erasure | bytes) -> bytes:
     return encode(one) if isinstance(one, Event) else erasure.encode(one)
 
 
-def schedules(log: Log, faults_at_once: int = 2) -> Iterator[tuple[Schedule, MemoryTables]]:
+def schedules(log: Log, faults_at_once: int, store: Store) -> Iterator[tuple[Schedule, MemoryTables]]:
     """Every schedule of ``log`` with up to ``faults_at_once`` faults, run."""
     places = range(1, len(log))
     for count in range(len(log)):
         for cuts in itertools.combinations(places, count):
-            yield from _from(Schedule(log, cuts, ()), faults_at_once)
+            yield from _from(Schedule(log, cuts, (), store), faults_at_once)
 
 
 def _from(schedule: Schedule, more: int) -> Iterator[tuple[Schedule, MemoryTables]]:
@@ -100,16 +104,18 @@ def _from(schedule: Schedule, more: int) -> Iterator[tuple[Schedule, MemoryTable
     after = schedule.plan[-1][0] if schedule.plan else 0
     for write in range(after + 1, tables.writes + 1):
         for fault in FAULTS:
-            yield from _from(Schedule(schedule.log, schedule.cuts, (*schedule.plan, (write, fault))), more - 1)
+            yield from _from(replace(schedule, plan=(*schedule.plan, (write, fault))), more - 1)
 
 
-def check(logs: Sequence[Log], faults_at_once: int = 2) -> tuple[int, Counter[str], list[str]]:
+def check(
+    logs: Sequence[Log], faults_at_once: int = 2, store: Store = MemoryTables
+) -> tuple[int, Counter[str], list[str]]:
     """(schedules run, faults injected, what went wrong)."""
     ran, injected, wrong = 0, Counter[str](), []
     for log in logs:
         wanted = expected(log)
         wrong += wanted.not_taken_back()
-        for schedule, tables in schedules(log, faults_at_once):
+        for schedule, tables in schedules(log, faults_at_once, store):
             ran += 1
             injected.update(tables.dynamo.faults)
             if differences := wanted.differences(tables):

@@ -3,12 +3,15 @@
 `make simulate` runs more of the same for longer.
 """
 
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.simulation.exhaustive import check, erasing_logs, small_logs
 from tests.simulation.planted import PLANTED, simulate
+from tests.simulation.signed_tables import SignedTables
 
 # Every small log is simulated somewhere; these are shared out so that two processes can do them at once.
 EXHAUSTIVE_LOGS = [*small_logs(1), *small_logs(2), *small_logs(3)[::6]]
@@ -35,6 +38,17 @@ def test_every_schedule_of_small_logs_with_an_erasure(part: int, record_property
     record_property("faults", (injected + faults).total())
     record_property("wrong", len(wrong + wrong_too))
     assert not wrong + wrong_too, (wrong + wrong_too)[:3]
+
+
+def test_every_fault_at_every_write_of_the_functions_own_client(monkeypatch, record_property) -> None:
+    """Which tries again by itself: a write whose answer was lost lands twice."""
+    monkeypatch.setattr("stream_consumer.signed_writes.time", SimpleNamespace(sleep=lambda _: None))
+    ran, injected, wrong = check([*small_logs(2)[::4], *erasing_logs(2)[::2]], faults_at_once=1, store=SignedTables)
+    record_property("schedules", ran)
+    record_property("faults", injected.total())
+    record_property("wrong", len(wrong))
+    assert injected["lost"]
+    assert not wrong, wrong[:3]
 
 
 @settings(max_examples=400, deadline=None)

@@ -137,3 +137,33 @@ def test_every_failure_of_the_table_is_unavailable_and_says_where() -> None:
     assert [type(failure) for failure in tables.each(lambda item: tables.save_rollup(item, None), [{}])] == [
         Unavailable
     ]
+
+
+@pytest.mark.parametrize("writers", [1, 4])
+def test_what_became_of_each_is_told_in_order_and_any_other_error_ends_all(writers) -> None:
+    tables = Tables(None, NAMES, writers=writers)
+    done = []
+
+    def work(value: int) -> None:
+        if value % 3 == 0:
+            raise Conflict(str(value))
+        if value % 7 == 0:
+            raise Unavailable(str(value))
+        done.append(value)
+
+    became = tables.each(work, range(100))
+    assert [str(failure or "") for failure in became] == [
+        str(n) if n % 3 == 0 or n % 7 == 0 else "" for n in range(100)
+    ]
+    assert sorted(done) == [n for n in range(100) if n % 3 and n % 7]
+    assert tables.each(work, []) == []
+
+    done.clear()
+
+    def fail(value: int) -> None:
+        done.append(value)
+        raise IndexError(value)
+
+    with pytest.raises(IndexError):
+        tables.each(fail, range(100_000))
+    assert len(done) <= writers
