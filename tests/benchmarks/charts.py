@@ -1,0 +1,152 @@
+"""The charts of README.md, as SVG: the same bytes for the same results and the same matplotlib."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from io import StringIO
+from typing import Any
+
+from tests.benchmarks.curve import Curve
+from tests.benchmarks.measuring import Ratio, Row
+from tests.benchmarks.results import Results, bound, encoded, number
+
+_REACHED, _MISSED, _TOLD, _LINE = "#2a6f97", "#c8553d", "#9aa5b1", "#333333"
+_STYLE = {
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "liveinsight",  # else ids are random
+    "font.family": ["sans-serif"],
+    "font.size": 9,
+    "figure.facecolor": "white",
+    "axes.facecolor": "white",
+    "axes.edgecolor": _LINE,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+_COLUMNS = 3
+
+
+def digest(results: Results) -> str:
+    """What a chart carries to say of which results it is."""
+    return hashlib.sha256(encoded(results)).hexdigest()[:16]
+
+
+def ratios_svg(results: Results) -> str:
+    """A bar for each ratio from 1 on, with its spread as whiskers and its bound as a mark."""
+    bars = [(row, ratio) for row in results.rows for ratio in row.ratios if ratio.value.low > 0]
+
+    def draw(plt: Any) -> Any:
+        figure, axes = plt.subplots(figsize=(9, 0.9 + 0.36 * len(bars)), layout="constrained")
+        reach = 1.0
+        for place, (_, ratio) in enumerate(bars):
+            value = ratio.value
+            axes.barh(place, value.median - 1, left=1, height=0.55, color=_color(ratio))
+            axes.plot([value.low, value.high], [place, place], color=_LINE, linewidth=1)
+            for end in (value.low, value.high):
+                axes.plot([end, end], [place - 0.14, place + 0.14], color=_LINE, linewidth=1)
+            ends = [value.low, value.high]
+            if ratio.bound is not None:
+                axes.plot([ratio.bound] * 2, [place - 0.42, place + 0.42], color="black", linewidth=2)
+                ends.append(ratio.bound)
+            right = max(1.0, *ends)
+            reach = max(reach, right, *(1 / end for end in ends))
+            axes.annotate(
+                f"{number(value.median)}x" + (f"   to reach: {bound(ratio)}" if ratio.bound is not None else ""),
+                (right, place),
+                xytext=(5, 0),
+                textcoords="offset points",
+                va="center",
+            )
+        axes.set_yticks(range(len(bars)), _labels(bars))
+        axes.invert_yaxis()
+        axes.set_xscale("log")
+        low = min([1.0, *(min(ratio.value.low, ratio.bound or 1.0) for _, ratio in bars)])
+        # Room for what is written beside a bar.
+        axes.set_xlim(low / 1.2, reach ** (1.0 if reach > 3 else 2.0) * 6)
+        axes.axvline(1, color=_LINE, linewidth=0.8)
+        axes.xaxis.set_major_formatter(lambda x, _: f"{number(x)}x")
+        axes.set_xlabel(
+            "ours divided by the other's; the line across is what to reach, the whiskers least and greatest"
+        )
+        return figure
+
+    return _svg(draw, results)
+
+
+def growth_svg(results: Results) -> str:
+    """Each curve by itself; the input is logarithmic, the cost begins at 0."""
+    growth: Sequence[Curve] = results.growth
+
+    def draw(plt: Any) -> Any:
+        lines = max(1, math.ceil(len(growth) / _COLUMNS))
+        figure, grid = plt.subplots(lines, _COLUMNS, figsize=(9, 2.1 * lines), layout="constrained", squeeze=False)
+        for axes in list(grid.flat)[len(growth) :]:
+            axes.axis("off")
+        for axes, curve in zip(grid.flat, growth, strict=False):
+            xs = [point.x for point in curve.points]
+            color = _REACHED if curve.bounded else _MISSED
+            axes.plot(xs, [point.y.median for point in curve.points], color=color, marker="o", markersize=3)
+            axes.fill_between(
+                xs,
+                [point.y.low for point in curve.points],
+                [point.y.high for point in curve.points],
+                color=color,
+                alpha=0.2,
+                linewidth=0,
+            )
+            # A table may be empty.
+            axes.set_xscale("symlog" if min(xs) <= 0 else "log", **({"linthresh": _least(xs)} if min(xs) <= 0 else {}))
+            axes.xaxis.set_major_formatter(lambda x, _: _short(x))
+            axes.xaxis.set_minor_locator(plt.NullLocator())
+            axes.yaxis.set_major_formatter(lambda y, _: _short(y))
+            axes.set_ylim(0, 1.25 * max(point.y.high for point in curve.points))
+            axes.set_title(curve.name, fontsize=9, fontweight="bold", loc="left")
+            axes.set_xlabel(curve.x, fontsize=8)
+            axes.set_ylabel(curve.y, fontsize=8)
+            axes.tick_params(labelsize=7)
+            axes.text(
+                0.98, 0.96, f"exponent {curve.exponent:.2f}", transform=axes.transAxes, ha="right", va="top", fontsize=8
+            )
+        return figure
+
+    return _svg(draw, results)
+
+
+def _svg(draw: Any, results: Results) -> str:
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    import matplotlib.pyplot as plt
+
+    with mpl.rc_context({**_STYLE, "font.sans-serif": ["DejaVu Sans", "sans-serif"]}):
+        figure = draw(plt)
+        written = StringIO()
+        figure.savefig(
+            written,
+            format="svg",
+            metadata={"Date": None, "Creator": None, "Description": f"of results {digest(results)}"},
+        )
+        plt.close(figure)
+    # matplotlib measures with its own font; a reader's browser has another one.
+    lines = written.getvalue().replace("'DejaVu Sans', sans-serif", "sans-serif").splitlines()
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def _labels(bars: Sequence[tuple[Row, Ratio]]) -> list[str]:
+    return [f"{row.name}\nagainst {ratio.against}" for row, ratio in bars]
+
+
+def _color(ratio: Ratio) -> str:
+    return {True: _REACHED, False: _MISSED, None: _TOLD}[ratio.reached]
+
+
+def _least(xs: Sequence[float]) -> float:
+    return min(x for x in xs if x > 0)
+
+
+def _short(x: float) -> str:
+    for size, unit in ((1e6, "M"), (1e3, "k")):
+        if x >= size:
+            return f"{x / size:g}{unit}"
+    return f"{x:g}"
