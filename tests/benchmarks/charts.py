@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Sequence
 from io import StringIO
 from typing import Any
 
 from tests.benchmarks.curve import Curve
 from tests.benchmarks.measuring import Ratio, Row
-from tests.benchmarks.results import Results, bound, encoded, number
+from tests.benchmarks.results import Results, bound, encoded, exponent, number
 
 _REACHED, _MISSED, _TOLD, _LINE = "#2a6f97", "#c8553d", "#9aa5b1", "#333333"
 _STYLE = {
@@ -23,8 +24,13 @@ _STYLE = {
     "axes.edgecolor": _LINE,
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "figure.constrained_layout.h_pad": 0.1,
+    "figure.constrained_layout.w_pad": 0.1,
 }
 _COLUMNS = 3
+_UNSEEN = re.compile(r'<!--.*?-->\n?|(?<=<g) id="[^"]*"')
+_ATTRIBUTE = re.compile(r'="[^"]*"')
+_FRACTION = re.compile(r"(\.\d\d)\d+")
 
 
 def digest(results: Results) -> str:
@@ -52,7 +58,7 @@ def ratios_svg(results: Results) -> str:
             right = max(1.0, *ends)
             reach = max(reach, right, *(1 / end for end in ends))
             axes.annotate(
-                f"{number(value.median)}x" + (f"   to reach: {bound(ratio)}" if ratio.bound is not None else ""),
+                f"{number(value.median)}x" + (f", to reach {bound(ratio)}" if ratio.bound is not None else ""),
                 (right, place),
                 xytext=(5, 0),
                 textcoords="offset points",
@@ -66,9 +72,7 @@ def ratios_svg(results: Results) -> str:
         axes.set_xlim(low / 1.2, reach ** (1.0 if reach > 3 else 2.0) * 6)
         axes.axvline(1, color=_LINE, linewidth=0.8)
         axes.xaxis.set_major_formatter(lambda x, _: f"{number(x)}x")
-        axes.set_xlabel(
-            "ours divided by the other's; the line across is what to reach, the whiskers least and greatest"
-        )
+        axes.set_xlabel("ours divided by the other's (black: to reach; whiskers: least, greatest)")
         return figure
 
     return _svg(draw, results)
@@ -99,6 +103,7 @@ def growth_svg(results: Results) -> str:
             axes.set_xscale("symlog" if min(xs) <= 0 else "log", **({"linthresh": _least(xs)} if min(xs) <= 0 else {}))
             axes.xaxis.set_major_formatter(lambda x, _: _short(x))
             axes.xaxis.set_minor_locator(plt.NullLocator())
+            axes.yaxis.set_major_locator(plt.MaxNLocator(4))
             axes.yaxis.set_major_formatter(lambda y, _: _short(y))
             axes.set_ylim(0, 1.25 * max(point.y.high for point in curve.points))
             axes.set_title(curve.name, fontsize=9, fontweight="bold", loc="left")
@@ -106,7 +111,7 @@ def growth_svg(results: Results) -> str:
             axes.set_ylabel(curve.y, fontsize=8)
             axes.tick_params(labelsize=7)
             axes.text(
-                0.98, 0.96, f"exponent {curve.exponent:.2f}", transform=axes.transAxes, ha="right", va="top", fontsize=8
+                0.98, 0.96, f"exponent {exponent(curve)}", transform=axes.transAxes, ha="right", va="top", fontsize=8
             )
         return figure
 
@@ -129,8 +134,11 @@ def _svg(draw: Any, results: Results) -> str:
         )
         plt.close(figure)
     # matplotlib measures with its own font; a reader's browser has another one.
-    lines = written.getvalue().replace("'DejaVu Sans', sans-serif", "sans-serif").splitlines()
-    return "\n".join(line.rstrip() for line in lines) + "\n"
+    image = written.getvalue().replace("'DejaVu Sans', sans-serif", "sans-serif")
+    # Nobody sees a hundredth of a point, comments, the names of groups, or indentation.
+    image = _UNSEEN.sub("", image)
+    image = _ATTRIBUTE.sub(lambda found: _FRACTION.sub(r"\1", found[0]), image)
+    return "\n".join(filter(None, map(str.strip, image.splitlines()))) + "\n"
 
 
 def _labels(bars: Sequence[tuple[Row, Ratio]]) -> list[str]:

@@ -24,6 +24,8 @@ from tests.fake_dynamodb import NAMES
 
 #: A browser's, which loads the parser of such strings.
 AGENT = "Mozilla/5.0 (X11; Linux x86_64; rv:132.0) Gecko/20100101 Firefox/132.0"
+#: More than are counted exactly, which loads the sketches.
+_VISITORS = 300
 _STATUS = Path("/proc/self/status")
 _FORGET = Path("/proc/self/clear_refs")
 
@@ -76,7 +78,8 @@ def _kilobytes(name: str) -> int:
 
 def main(argv: Sequence[str]) -> int:
     """Print the bytes that the batch in the file needs."""
-    _consume(json.dumps(a_lambda_event([an_aggregate([an_event(user_agent=AGENT)])])).encode())
+    visitors = [an_event(n, session_id=f"s{n}", user_agent=AGENT) for n in range(_VISITORS)]
+    _consume(json.dumps(a_lambda_event([an_aggregate(visitors)])).encode())
     if _FORGET.exists():
         _FORGET.write_text("5")  # the peak of the imports is over: begin again with what is held now
     before = _peak()

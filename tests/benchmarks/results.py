@@ -66,7 +66,12 @@ def bound(ratio: Ratio) -> str:
     """What is to be reached; empty without a bound."""
     if ratio.bound is None:
         return ""
-    return f"{'<=' if ratio.at_most else '>='} {number(ratio.bound)}"
+    return f"{'<=' if ratio.at_most else '>='} {ratio.bound:,g}"
+
+
+def exponent(curve: Curve) -> str:
+    """With two digits after the point, and 0 without a sign."""
+    return f"{round(curve.exponent, 2) + 0.0:.2f}"
 
 
 def terminal(results: Results) -> list[str]:
@@ -123,7 +128,7 @@ def growth_statement(growth: list[Curve]) -> Iterator[str]:
     if not faster:
         yield "**Nothing grows faster than its input**: the exponent of a whole cost is at most 1, as far as it can be measured."
     for curve in faster:
-        yield f"**{curve.name} grows faster than its input**, {curve.x}: with the exponent {curve.exponent:.2f}."
+        yield f"**{curve.name} grows faster than its input**, {curve.x}: with the exponent {exponent(curve)}."
 
 
 def placed(readme: str, part: str) -> str:
@@ -161,7 +166,7 @@ def _growth_cells(curve: Curve) -> tuple[str, ...]:
         curve.x,
         f"{number(first.x)} - {number(last.x)}",
         f"{number(first.y.median)} - {number(last.y.median)} {curve.y}",
-        f"{curve.exponent:.2f}",
+        exponent(curve),
         "no faster than its input" if curve.bounded else "FASTER than its input",
     )
 
