@@ -48,9 +48,7 @@ def ratios_svg(results: Results) -> str:
         for place, (_, ratio) in enumerate(bars):
             value = ratio.value
             axes.barh(place, value.median - 1, left=1, height=0.55, color=_color(ratio))
-            axes.plot([value.low, value.high], [place, place], color=_LINE, linewidth=1)
-            for end in (value.low, value.high):
-                axes.plot([end, end], [place - 0.14, place + 0.14], color=_LINE, linewidth=1)
+            axes.plot([value.low, value.high], [place] * 2, color=_LINE, linewidth=1, marker="|", markersize=7)
             ends = [value.low, value.high]
             if ratio.bound is not None:
                 axes.plot([ratio.bound] * 2, [place - 0.42, place + 0.42], color="black", linewidth=2)

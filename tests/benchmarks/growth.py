@@ -32,6 +32,7 @@ _SITE = bench_reads.SITE
 class Sizes:
     """``events`` are those of a batch whose other sizes vary; ``rate``: events/s of all shards together. ``stored``:
     sessions that the tables hold; ``days`` of a site that they hold, with ``of_a_day`` events each.
+    ``memory_of_all``: also against sessions and pages, not only against a batch's size; it takes a process each time.
     """
 
     batches: Sequence[int] = (100, 1_000, 3_000, 10_000, 30_000, 100_000)
@@ -44,6 +45,7 @@ class Sizes:
     events: int = 10_000
     rate: int = 6_400
     of_a_day: int = 20_000
+    memory_of_all: bool = True
     rounds: int = 3
 
 
@@ -58,6 +60,7 @@ QUICK = Sizes(
     events=400,
     rate=200,
     of_a_day=400,
+    memory_of_all=False,
     rounds=1,
 )
 
@@ -243,10 +246,10 @@ def _points(measures: Mapping[int, Callable[[], float]], rounds: int, what: str)
 def _of_batches(sizes: Sizes, events: Mapping[int, dict[str, Any]], x: str, what: str) -> list[Curve]:
     cpu = {n: lambda some=event["Records"]: _us_an_event([some]) for n, event in events.items()}  # type: ignore[misc]
     memory = {n: lambda some=event: peak_memory.of_batch(some) / 1e6 for n, event in events.items()}  # type: ignore[misc]
-    return [
-        Curve.of("CPU of a batch", x, "us/event", _points(cpu, sizes.rounds, what)),
-        Curve.of("memory of a batch", x, "MB", _points(memory, min(_MEMORY_ROUNDS, sizes.rounds), f"memory by {what}")),
-    ]
+    found = [Curve.of("CPU of a batch", x, "us/event", _points(cpu, sizes.rounds, what))]
+    if sizes.memory_of_all:
+        found.append(Curve.of("memory of a batch", x, "MB", _points(memory, _MEMORY_ROUNDS, f"memory by {what}")))
+    return found
 
 
 def _us_an_event(batches: Sequence[Sequence[dict[str, Any]]], dynamo: FakeDynamo | None = None) -> float:
