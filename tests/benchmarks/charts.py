@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+import textwrap
 from collections.abc import Sequence
 from io import StringIO
 from typing import Any
@@ -28,6 +29,8 @@ _STYLE = {
     "figure.constrained_layout.w_pad": 0.1,
 }
 _COLUMNS = 3
+#: Characters of a bar's label: the table has all of it.
+_LABEL = 60
 _UNSEEN = re.compile(r'<!--.*?-->\n?|(?<=<g) id="[^"]*"')
 _ATTRIBUTE = re.compile(r'="[^"]*"')
 _FRACTION = re.compile(r"(\.\d\d)\d+")
@@ -63,7 +66,7 @@ def ratios_svg(results: Results) -> str:
                 va="center",
             )
         axes.set_yticks(range(len(bars)), _labels(bars))
-        axes.invert_yaxis()
+        axes.set_ylim(len(bars) - 0.4, -0.6)  # the first on top
         axes.set_xscale("log")
         low = min([1.0, *(min(ratio.value.low, ratio.bound or 1.0) for _, ratio in bars)])
         # Room for what is written beside a bar.
@@ -140,7 +143,11 @@ def _svg(draw: Any, results: Results) -> str:
 
 
 def _labels(bars: Sequence[tuple[Row, Ratio]]) -> list[str]:
-    return [f"{row.name}\nagainst {ratio.against}" for row, ratio in bars]
+    return ["\n".join(_cut(line) for line in (row.name, f"against {ratio.against}")) for row, ratio in bars]
+
+
+def _cut(line: str) -> str:
+    return textwrap.shorten(line, _LABEL, placeholder=" ...")
 
 
 def _color(ratio: Ratio) -> str:
