@@ -8,11 +8,13 @@ nor on what the tables hold, and is not measured against these.
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from producer.event import Event
+from stream_consumer.lambda_handler import without_collection
 from stream_consumer.rollup import QUARTER_MS
 from tests.benchmarks import bench_reads, peak_memory
 from tests.benchmarks.bench_replay import consumed, live, records
@@ -22,6 +24,7 @@ from tests.builders import NOON, a_lambda_event, an_aggregate, an_event
 from tests.fake_dynamodb import NAMES, FakeDynamo
 
 _AGGREGATE = 10
+#: Of live consumption that are measured, after as many that fill the tables.
 _SECONDS = 3
 #: It hardly varies.
 _MEMORY_ROUNDS = 2
@@ -41,7 +44,7 @@ class Sizes:
     pages: Sequence[int] = (1, 10, 100, 1_000, 3_000, 10_000)
     shards: Sequence[int] = (1, 2, 4, 8, 16, 32, 64)
     stored: Sequence[int] = (0, 1_000, 10_000, 100_000, 1_000_000)
-    days: Sequence[int] = (1, 4, 13, 40, 130, 400)
+    days: Sequence[int] = (1, 3, 10, 30, 100, 365)
     events: int = 10_000
     rate: int = 6_400
     of_a_day: int = 20_000
@@ -157,12 +160,21 @@ def by_pages(sizes: Sizes) -> list[Curve]:
 
 
 def by_shards(sizes: Sizes) -> list[Curve]:
-    """As many events a second, over more shards: a batch a second each. And a summary of these, not merged yet."""
-    events = log(sizes.rate * _SECONDS, sessions=max(sizes.rate // 2, 1), pages=100)
-    batches = {n: _spread_over(events, n) for n in sizes.shards}
+    """As many events a second, over more shards: a batch a second each, in the midst of a quarter, whose roll-ups are full
+    of labels by then. And a summary of these, not merged yet.
+    """
+    a_second = sizes.rate
+    before = _SECONDS * a_second
+    events = log(2 * before, sessions=max(a_second // 2, 1), pages=1_000)
+    seconds = [(first, first + a_second) for first in range(before, 2 * before, a_second)]
+    batches = {n: _spread_over(events, n, seconds) for n in sizes.shards}
+    tables: dict[int, FakeDynamo] = {}
+    for shards in sizes.shards:
+        tables[shards] = FakeDynamo()
+        consumed(_spread_over(events, shards, [(0, before)]), "g1", tables[shards])
 
     def read(shards: int) -> Callable[[], float]:
-        dynamo = FakeDynamo()
+        dynamo = _copied(tables[shards])
         consumed(batches[shards], "g1", dynamo)
         client = bench_reads.Items(iter(dynamo.tables[NAMES.rollups].values()))
         path = f"/api/statistics/summary/?site={_SITE}&from={NOON}&to={NOON + QUARTER_MS}"
@@ -174,7 +186,7 @@ def by_shards(sizes: Sizes) -> list[Curve]:
             "shards for the same events/s",
             "us/event",
             _points(
-                {n: lambda some=some: _us_an_event(some) for n, some in batches.items()},  # type: ignore[misc]
+                {n: lambda n=n: _us_an_event(batches[n], _copied(tables[n])) for n in sizes.shards},  # type: ignore[misc]
                 sizes.rounds,
                 "shards",
             ),
@@ -202,13 +214,9 @@ def by_stored_sessions(sizes: Sizes) -> Curve:
             for table, ((pk, sk), item) in some.items()
         }
 
-        def measure() -> float:
-            dynamo = FakeDynamo()
-            for table, rows in held.items():
-                dynamo.tables[table] = rows.copy()
-            return _us_an_event([batch], dynamo)
-
-        return measure
+        filled = FakeDynamo()
+        filled.tables |= held
+        return lambda: _us_an_event([batch], _copied(filled))
 
     points = _points({n: cpu(n) for n in sizes.stored}, sizes.rounds, "size of the tables")
     return Curve.of("CPU of a batch", "sessions in the tables", "us/event", points)
@@ -258,20 +266,29 @@ def _us_an_event(batches: Sequence[Sequence[dict[str, Any]]], dynamo: FakeDynamo
 
 
 def _read(client: bench_reads.Items, path: str, events: int) -> float:
-    seconds, answer = bench_reads.cold(client, path)
+    with without_collection():  # it would look through this process' tables, which no server holds
+        seconds, answer = bench_reads.cold(client, path)
     assert answer["total_events"] == events, (answer["total_events"], events)
     return seconds * 1000
 
 
-def _spread_over(events: Sequence[Event], shards: int) -> list[list[dict[str, Any]]]:
-    """Batches of a second each, of sessions that each lie in one shard."""
-    a_second = len(events) // _SECONDS
+def _spread_over(
+    events: Sequence[Event], shards: int, stretches: Sequence[tuple[int, int]]
+) -> list[list[dict[str, Any]]]:
+    """A batch of each shard for each stretch of the events, of sessions that each lie in one shard."""
     batches = []
-    for second in range(_SECONDS):
-        some = events[second * a_second : (second + 1) * a_second]
-        for shard in range(shards):
+    for first, last in stretches:
+        by_shard: dict[int, list[Event]] = defaultdict(list)
+        for event in events[first:last]:
             # A session's number, as log() deals them out, says where it lies.
-            mine = [event for event in some if int(event.session_id.removeprefix("visit-")) % shards == shard]
-            if mine:
-                batches.append(batch_of(mine, 1 + second * a_second, shard)["Records"])
+            by_shard[int(event.session_id.removeprefix("visit-")) % shards].append(event)
+        batches += [batch_of(some, 1 + first, shard)["Records"] for shard, some in sorted(by_shard.items())]
     return batches
+
+
+def _copied(dynamo: FakeDynamo) -> FakeDynamo:
+    """Tables of their own with the same items, which are replaced and never changed."""
+    copy = FakeDynamo()
+    for table, rows in dynamo.tables.items():
+        copy.tables[table] = rows.copy()
+    return copy
