@@ -15,7 +15,7 @@ from tests.benchmarks.measuring import Ratio, Row
 from tests.benchmarks.results import Results, bound, encoded, exponent, number
 
 _REACHED, _MISSED, _TOLD, _LINE = "#2a6f97", "#c8553d", "#9aa5b1", "#333333"
-_STYLE = {
+_STYLE: dict[str, Any] = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "liveinsight",  # else ids are random
     "font.family": ["sans-serif"],

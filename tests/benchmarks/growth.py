@@ -13,8 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tqdm import tqdm
+
 from producer.event import Event
 from stream_consumer.lambda_handler import without_collection
+from stream_consumer.merged import DAY_MS
 from stream_consumer.rollup import QUARTER_MS
 from tests.benchmarks import bench_reads, peak_memory
 from tests.benchmarks.bench_replay import consumed, live, records
@@ -132,7 +135,7 @@ def by_batch(sizes: Sizes) -> list[Curve]:
             "memory of a batch",
             "bytes of a batch",
             "bytes/byte",
-            _points(dict(map(memory, sizes.memory)), min(_MEMORY_ROUNDS, sizes.rounds), "memory by batch size"),
+            _memory_points(dict(map(memory, sizes.memory)), min(_MEMORY_ROUNDS, sizes.rounds), "memory by batch size"),
             of_each=True,
         ),
     ]
@@ -229,7 +232,7 @@ def by_days(sizes: Sizes) -> list[Curve]:
     at_midnight = bench_reads.END
 
     def path(days: int) -> str:
-        start = at_midnight - days * bench_reads.DAY_MS
+        start = at_midnight - days * DAY_MS
         return f"/api/statistics/summary/?site={_SITE}&from={start}&to={at_midnight}"
 
     def read(client: bench_reads.Items, days: int) -> Callable[[], float]:
@@ -251,12 +254,20 @@ def _points(measures: Mapping[int, Callable[[], float]], rounds: int, what: str)
     return [Point(x, Spread.of(found[str(x)])) for x in measures]
 
 
+def _memory_points(measures: Mapping[int, Callable[[], float]], rounds: int, what: str) -> list[Point]:
+    """Each in processes of its own, which have nothing to warm."""
+    some = tqdm(measures.items(), desc=what, unit="size", disable=None, leave=False)
+    return [Point(x, Spread.of([measure() for _ in range(rounds)])) for x, measure in some]
+
+
 def _of_batches(sizes: Sizes, events: Mapping[int, dict[str, Any]], x: str, what: str) -> list[Curve]:
     cpu = {n: lambda some=event["Records"]: _us_an_event([some]) for n, event in events.items()}  # type: ignore[misc]
     memory = {n: lambda some=event: peak_memory.of_batch(some) / 1e6 for n, event in events.items()}  # type: ignore[misc]
     found = [Curve.of("CPU of a batch", x, "us/event", _points(cpu, sizes.rounds, what))]
     if sizes.memory_of_all:
-        found.append(Curve.of("memory of a batch", x, "MB", _points(memory, _MEMORY_ROUNDS, f"memory by {what}")))
+        found.append(
+            Curve.of("memory of a batch", x, "MB", _memory_points(memory, _MEMORY_ROUNDS, f"memory by {what}"))
+        )
     return found
 
 
