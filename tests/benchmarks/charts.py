@@ -31,7 +31,8 @@ _STYLE: dict[str, Any] = {
 _COLUMNS = 3
 #: Characters of a bar's label: the table has all of it.
 _LABEL = 60
-_UNSEEN = re.compile(r'<!--.*?-->\n?|(?<=<g) id="[^"]*"')
+_UNSEEN = re.compile(r'<!--.*?-->\n?|(?<=<g) id="[^"]*"| transform="rotate\(-0 [^"]*"')
+_ALONE = re.compile(r"<g>\n(<(?:use|text) .*>)\n</g>")
 _ATTRIBUTE = re.compile(r'="[^"]*"')
 _FRACTION = re.compile(r"(\.\d\d)\d+")
 
@@ -100,9 +101,14 @@ def growth_svg(results: Results) -> str:
                 alpha=0.2,
                 linewidth=0,
             )
-            # A table may be empty.
-            axes.set_xscale("symlog" if min(xs) <= 0 else "log", **({"linthresh": _least(xs)} if min(xs) <= 0 else {}))
-            axes.xaxis.set_major_formatter(lambda x, _: _short(x))
+            last = curve.points[-1]
+            as_input = [last.y.median * (1 if curve.of_each else x / last.x) for x in xs]
+            axes.plot(xs, as_input, color=_TOLD, linewidth=1, linestyle=":")
+            if min(xs) > 0:
+                axes.set_xscale("log")
+            else:  # a table may be empty
+                axes.set_xscale("symlog", linthresh=_least(xs))
+            axes.set_xticks(_ticks(xs), map(_short, _ticks(xs)))
             axes.xaxis.set_minor_locator(plt.NullLocator())
             axes.yaxis.set_major_locator(plt.MaxNLocator(4))
             axes.yaxis.set_major_formatter(lambda y, _: _short(y))
@@ -114,6 +120,7 @@ def growth_svg(results: Results) -> str:
             axes.text(
                 0.98, 0.96, f"exponent {exponent(curve)}", transform=axes.transAxes, ha="right", va="top", fontsize=8
             )
+        figure.supxlabel("exponent: of the whole cost in its input; dotted: a cost that grows as its input", fontsize=8)
         return figure
 
     return _svg(draw, results)
@@ -136,10 +143,11 @@ def _svg(draw: Any, results: Results) -> str:
         plt.close(figure)
     # matplotlib measures with its own font; a reader's browser has another one.
     image = written.getvalue().replace("'DejaVu Sans', sans-serif", "sans-serif")
-    # Nobody sees a hundredth of a point, comments, the names of groups, or indentation.
+    # Nobody sees a hundredth of a point, comments, the names of groups, groups of one, or indentation.
     image = _UNSEEN.sub("", image)
     image = _ATTRIBUTE.sub(lambda found: _FRACTION.sub(r"\1", found[0]), image)
-    return "\n".join(filter(None, map(str.strip, image.splitlines()))) + "\n"
+    image = "\n".join(filter(None, map(str.strip, image.splitlines()))) + "\n"
+    return _ALONE.sub(r"\1", _ALONE.sub(r"\1", image))
 
 
 def _labels(bars: Sequence[tuple[Row, Ratio]]) -> list[str]:
@@ -158,8 +166,14 @@ def _least(xs: Sequence[float]) -> float:
     return min(x for x in xs if x > 0)
 
 
+def _ticks(xs: Sequence[float]) -> Sequence[float]:
+    """Powers of ten, or all where there are few."""
+    tens = [x for x in xs if x == 0 or math.log10(x).is_integer()]
+    return tens if len(tens) > 2 else xs
+
+
 def _short(x: float) -> str:
     for size, unit in ((1e6, "M"), (1e3, "k")):
         if x >= size:
-            return f"{x / size:g}{unit}"
+            return f"{x / size:.3g}{unit}"
     return f"{x:g}"

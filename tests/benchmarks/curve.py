@@ -27,19 +27,22 @@ class Point(Struct, frozen=True):
 
 
 class Curve(Struct, frozen=True):
-    """``y`` names the cost with its unit, ``x`` the input; ``exponent`` is that of the whole cost in the input."""
+    """``y`` names the cost with its unit, ``x`` the input; ``exponent`` is that of the whole cost in the input.
+    ``of_each``: the costs are those of each unit of the input, so the whole cost is input times cost.
+    """
 
     name: str
     x: str
     y: str
     points: list[Point]
     exponent: float
+    of_each: bool = False
 
     @classmethod
     def of(cls, name: str, x: str, y: str, points: Sequence[Point], *, of_each: bool = False) -> Curve:
-        """``of_each``: the costs are those of each unit of the input, so the whole cost is input times cost."""
+        """With the exponent of the points; raises ValueError where there are too few."""
         whole = [(point.x, point.y.median * (point.x if of_each else 1)) for point in points]
-        return cls(name, x, y, list(points), exponent(whole))
+        return cls(name, x, y, list(points), exponent(whole), of_each)
 
     @property
     def bounded(self) -> bool:

@@ -44,10 +44,10 @@ class Sizes:
     batches: Sequence[int] = (100, 1_000, 3_000, 10_000, 30_000, 100_000)
     memory: Sequence[int] = (1_000, 3_000, 10_000, 30_000, 100_000)
     sessions: Sequence[int] = (1, 10, 100, 1_000, 3_000, 10_000)
-    pages: Sequence[int] = (1, 10, 100, 1_000, 3_000, 10_000)
+    pages: Sequence[int] = (1, 10, 100, 1_000, 2_000, 6_000, 20_000)
     shards: Sequence[int] = (1, 2, 4, 8, 16, 32, 64)
-    stored: Sequence[int] = (0, 1_000, 10_000, 100_000, 1_000_000)
-    days: Sequence[int] = (1, 3, 10, 30, 100, 365)
+    stored: Sequence[int] = (0, 1_000, 10_000, 100_000, 300_000, 1_000_000)
+    days: Sequence[int] = (1, 3, 10, 40, 120, 365)
     events: int = 10_000
     rate: int = 6_400
     of_a_day: int = 20_000
@@ -149,7 +149,8 @@ def by_sessions(sizes: Sizes) -> list[Curve]:
 
 def by_pages(sizes: Sizes) -> list[Curve]:
     """A batch of as many events, on more pages; and what the roll-up takes in the table."""
-    events = {n: batch_of(log(sizes.events, sessions=sizes.events // 10, pages=n)) for n in sizes.pages}
+    views = max(sizes.events, *sizes.pages)
+    events = {n: batch_of(log(views, sessions=views // 10, pages=n)) for n in sizes.pages}
 
     def stored(event: dict[str, Any]) -> Spread:
         dynamo = FakeDynamo()
