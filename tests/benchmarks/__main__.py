@@ -33,11 +33,13 @@ from tests.benchmarks.results import (
     terminal,
 )
 
-#: Modules of this package with ``rows(quick) -> list[Row]``, in the order of the table.
+#: Modules of this package with ``rows(quick) -> list[Row]``, in the order of the table. One that cannot run here raises
+#: Skipped, or says why and has no rows.
 BENCHES = (
     "bench_fold",
     "bench_writes",
     "bench_producer",
+    "bench_put_units",
     "bench_collector",
     "bench_cached_reads",
     "bench_cold_start",
@@ -64,8 +66,10 @@ def run(names: Sequence[str], *, quick: bool, date: str) -> tuple[Results, list[
                 module = importlib.import_module(f"tests.benchmarks.{name}")
                 if name == GROWTH:
                     growth += module.curves(quick)
+                elif some := module.rows(quick):
+                    rows += some
                 else:
-                    rows += module.rows(quick)
+                    skipped[name] = "it cannot run here, and has said why"
             except Skipped as why:
                 skipped[name] = str(why)
             except Exception:  # noqa: BLE001 - the others' figures are worth having all the same

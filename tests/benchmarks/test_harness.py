@@ -119,6 +119,8 @@ def test_one_that_cannot_run_here_says_why_and_is_no_failure(benches, capsys) ->
     assert harness.main([]) == 0
     said = capsys.readouterr().out
     assert "bench_collector is skipped: wrk is not installed" in said
+    assert "bench_fold is skipped" in said  # it has no rows
+    assert "bench_writes is skipped" not in said
     assert "consumer with writes" in said
 
 
