@@ -112,6 +112,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = [name for name in ALL if name in given.names] if given.names else ALL
     results, failed = run(names, quick=given.quick, date=given.date or datetime.now(UTC).date().isoformat())
     print("\n".join([*terminal(results), *(f"{name} FAILED" for name in failed)]))
+    if given.quick:
+        print("This was quick: what it shows is that it works, and no more.")
     if given.json:
         given.json.write_bytes(encoded(results))
     if given.publish:
