@@ -43,24 +43,26 @@ def digest(results: Results) -> str:
 
 
 def ratios_svg(results: Results) -> str:
-    """A bar for each ratio from 1 on, with its spread as whiskers and its bound as a mark."""
-    bars = [(row, ratio) for row in results.rows for ratio in row.ratios if ratio.value.low > 0]
+    """A bar for each ratio that is to reach something, from 1 on, with its spread as whiskers and its bound as a mark."""
+    bars = [
+        (row, ratio)
+        for row in results.rows
+        for ratio in row.ratios
+        if ratio.bound is not None and ratio.value.low > 0  # the others are in the table
+    ]
 
     def draw(plt: Any) -> Any:
         figure, axes = plt.subplots(figsize=(9, 0.9 + 0.36 * len(bars)), layout="constrained")
-        reach = 1.0
+        low = high = 1.0
         for place, (_, ratio) in enumerate(bars):
             value = ratio.value
-            axes.barh(place, value.median - 1, left=1, height=0.55, color=_color(ratio))
+            axes.barh(place, value.median - 1, left=1, height=0.55, color=_REACHED if ratio.reached else _MISSED)
             axes.plot([value.low, value.high], [place] * 2, color=_LINE, linewidth=1, marker="|", markersize=7)
-            ends = [value.low, value.high]
-            if ratio.bound is not None:
-                axes.plot([ratio.bound] * 2, [place - 0.42, place + 0.42], color="black", linewidth=2)
-                ends.append(ratio.bound)
-            right = max(1.0, *ends)
-            reach = max(reach, right, *(1 / end for end in ends))
+            axes.plot([ratio.bound] * 2, [place - 0.42, place + 0.42], color="black", linewidth=2)
+            right = max(1.0, value.high, ratio.bound)
+            low, high = min(low, value.low, ratio.bound), max(high, right)
             axes.annotate(
-                f"{number(value.median)}x" + (f", to reach {bound(ratio)}" if ratio.bound is not None else ""),
+                f"{number(value.median)}x, to reach {bound(ratio)}",
                 (right, place),
                 xytext=(5, 0),
                 textcoords="offset points",
@@ -69,12 +71,14 @@ def ratios_svg(results: Results) -> str:
         axes.set_yticks(range(len(bars)), _labels(bars))
         axes.set_ylim(len(bars) - 0.4, -0.6)  # the first on top
         axes.set_xscale("log")
-        low = min([1.0, *(min(ratio.value.low, ratio.bound or 1.0) for _, ratio in bars)])
         # Room for what is written beside a bar.
-        axes.set_xlim(low / 1.2, reach ** (1.0 if reach > 3 else 2.0) * 6)
+        axes.set_xlim(low / 1.2, high * 10 ** max(0.4, 0.5 * math.log10(high / low)))
         axes.axvline(1, color=_LINE, linewidth=0.8)
         axes.xaxis.set_major_formatter(lambda x, _: f"{number(x)}x")
-        axes.set_xlabel("ours divided by the other's (black: to reach; whiskers: least, greatest)")
+        figure.supxlabel(
+            "ours divided by the other's; black: what to reach; whiskers: least and greatest; red: not reached",
+            fontsize=8,
+        )
         return figure
 
     return _svg(draw, results)
@@ -156,10 +160,6 @@ def _labels(bars: Sequence[tuple[Row, Ratio]]) -> list[str]:
 
 def _cut(line: str) -> str:
     return textwrap.shorten(line, _LABEL, placeholder=" ...")
-
-
-def _color(ratio: Ratio) -> str:
-    return {True: _REACHED, False: _MISSED, None: _TOLD}[ratio.reached]
 
 
 def _least(xs: Sequence[float]) -> float:

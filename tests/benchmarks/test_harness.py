@@ -154,6 +154,10 @@ def test_a_full_run_is_published_and_a_second_one_alike_changes_nothing(benches,
     assert (before[RATIOS_CHART], before[GROWTH_CHART]) == (b"bars of 2", b"curves of 1")
     assert harness.main(["--publish", "--date", "2026-03-01"]) == 0
     assert _all_of(root) == before
+    (root / README).write_text(f"# A\n\n{BEGIN}\n{END}\n\n## Z\n")
+    benches["bench_writes"].rows = _raising(AssertionError("nothing is measured again"))
+    assert harness.main(["--republish"]) == 0
+    assert _all_of(root) == before
 
 
 @pytest.mark.parametrize(
