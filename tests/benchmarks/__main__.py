@@ -76,7 +76,8 @@ def run(names: Sequence[str], *, quick: bool, date: str) -> tuple[Results, list[
             except Exception:  # noqa: BLE001 - the others' figures are worth having all the same
                 failed.append(name)
                 bar.write(f"{name} failed:\n{traceback.format_exc()}", file=sys.stderr)
-    return Results(date, platform.python_version(), os.cpu_count() or 1, rows, growth, skipped), failed
+    results = Results(date, platform.python_version(), os.cpu_count() or 1, rows, growth, skipped)
+    return decoded(encoded(results)), failed  # as they will be read: whole numbers are floats then, too
 
 
 def publish(results: Results, root: Path) -> None:
