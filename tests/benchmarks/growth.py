@@ -111,7 +111,7 @@ def batch_of(events: Sequence[Event], first: int = 1, shard: int = 0) -> dict[st
 
 
 def by_batch(sizes: Sizes) -> list[Curve]:
-    """CPU of batches of more events of one log: its first 10,000, or as many as one batch has."""
+    """CPU of batches of more events of one log, its first 10,000 or as many as one batch has; and memory of one batch."""
     some = records(max(*sizes.batches, *sizes.memory))
 
     def cpu(size: int) -> Callable[[], float]:
