@@ -92,8 +92,8 @@ def terminal(results: Results) -> list[str]:
 def markdown(results: Results) -> str:
     """README.md's part, without its markers."""
     lines = [
-        f"Measured {results.machine}. A ratio is ours divided by the other's, in the same turn of one run: the median (the",
-        "least - the greatest).",
+        f"Measured {results.machine}. A ratio is ours divided by the other's in the same turn:",
+        "the median, and in brackets the least and the greatest.",
         "",
         "| what | ours | against | ratio | to reach | |",
         "|---|---|---|---|---|---|",
