@@ -15,7 +15,7 @@ MINISTACK := 1.5.33
 EMULATOR := .venv-ministack
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long test-emulator emulator lint lint-security format load simulate bench-api bench-replay \
+.PHONY: help run test test-long test-emulator emulator lint lint-security format load simulate bench bench-api bench-replay \
 	bench-units bench-cold-start package deploy rollback smoke stage lock clean
 
 help: ## Show this
@@ -55,6 +55,9 @@ load: $(INSTALLED) ## Post 1,000 events/s for 30 s to a running `make run`, and 
 
 simulate: $(INSTALLED) ## Simulate many more schedules of failures than the tests do
 	@exec $(BIN)/python -m tests.simulation $(ARGS)
+
+bench: $(INSTALLED) ## Measure everything beside the ordinary design: table, results.json, and README.md's part
+	@exec $(BIN)/python -m tests.benchmarks --publish $(ARGS)
 
 bench-api: $(INSTALLED) ## Measure the query API: 1,000 dashboards at once, and reads of a day, a month, a year
 	@$(BIN)/python -m tests.benchmarks.bench_reads

@@ -36,7 +36,7 @@ QUESTIONS = {
     "timeseries": "/api/statistics/timeseries/?metrics=visitors,sessions,page_views&interval=",
     "breakdown": "/api/statistics/breakdown/?dimension=page&metrics=page_views",
 }
-_END = int(datetime(2026, 3, 1, tzinfo=UTC).timestamp() * 1000)
+END = int(datetime(2026, 3, 1, tzinfo=UTC).timestamp() * 1000)
 
 
 class Items:
@@ -68,9 +68,9 @@ class Items:
 
 def tables(events: int, days: int) -> tuple[Items, int]:
     """A site's ``days`` up to a midnight, each with the same events; and how many those of a day are."""
-    plan = Plan(events, _END, active=0, shards=SHARDS)
+    plan = Plan(events, END, active=0, shards=SHARDS)
     dynamo = stored(plan)
-    Compaction(dynamo, NAMES).run(_END + HOUR_MS)  # type: ignore[arg-type]
+    Compaction(dynamo, NAMES).run(END + HOUR_MS)  # type: ignore[arg-type]
     of_a_day = sum(event.site_id == SITE for shard in range(SHARDS) for event in events_of(plan, shard))
     return Items(_repeated(dynamo, days)), of_a_day
 
@@ -82,7 +82,7 @@ def _repeated(dynamo: FakeDynamo, days: int) -> Iterator[Item]:
     for part in PARTS:
         read: Callable[[Item], Any] = read_totals if part == TOTALS else read_labels
         for whole_day in (True, False):
-            pk, _ = merged_key(SITE, part, _END - DAY_MS, whole_day=whole_day)
+            pk, _ = merged_key(SITE, part, END - DAY_MS, whole_day=whole_day)
             for (found_pk, _), item in list(rows.items()):
                 if found_pk != pk:
                     continue
@@ -103,11 +103,11 @@ def measure(events: int, ranges: dict[str, int], rounds: int) -> dict[str, Any]:
         for name, days in ranges.items():
             interval = ("hour" if days == 1 else "day") if path.endswith("interval=") else ""
             # From noon on: without the first half of the first day.
-            asked = f"{path}{interval}&site={SITE}&from={_END - days * DAY_MS + DAY_MS // 2}&to={_END}"
+            asked = f"{path}{interval}&site={SITE}&from={END - days * DAY_MS + DAY_MS // 2}&to={END}"
             seconds = []
             for _ in range(rounds):
                 client.queries = client.read = client.bytes = 0
-                used, answer = _cold(client, asked)
+                used, answer = cold(client, asked)
                 seconds.append(used)
             if question == "summary":
                 counted[name] = answer["total_events"]
@@ -127,10 +127,10 @@ def measure(events: int, ranges: dict[str, int], rounds: int) -> dict[str, Any]:
     return found
 
 
-def _cold(client: Items, path: str) -> tuple[float, Any]:
+def cold(client: Items, path: str) -> tuple[float, Any]:
     """CPU seconds of the first answer of a server, and the answer."""
-    reader = Reader(client, NAMES, clock=lambda: _END + DAY_MS, readers=4)  # type: ignore[arg-type]
-    app = create_app(reader, ApiSettings(NAMES), clock=lambda: _END + DAY_MS)
+    reader = Reader(client, NAMES, clock=lambda: END + DAY_MS, readers=4)  # type: ignore[arg-type]
+    app = create_app(reader, ApiSettings(NAMES), clock=lambda: END + DAY_MS)
     try:
         with app.test_client() as asking:
             asking.get("/api/metrics/")  # imports, and what Flask does once

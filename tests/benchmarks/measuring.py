@@ -18,6 +18,10 @@ from tqdm import tqdm
 Part = Literal["ours", "peer", "floor"]
 
 
+class Skipped(Exception):
+    """A benchmark cannot run here, and says what is missing; the others go on."""
+
+
 class Spread(Struct, frozen=True):
     """The median of some figures, the least and the greatest."""
 
