@@ -12,7 +12,6 @@ programs share a machine with a server, that is what does not depend on them.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 import re
@@ -170,11 +169,10 @@ def server(command: Sequence[str], environ: Mapping[str, str], core: int | None)
     """A server, once it answers, until the block ends; ``core``: the only one that it runs on."""
     [port] = free_ports(1)
     process = subprocess.Popen(
-        [sys.executable, *command, "--port", str(port)],
+        [*_pinned(core), sys.executable, *command, "--port", str(port)],
         env={**os.environ, **environ},
         cwd=ROOT,
         stderr=subprocess.DEVNULL,
-        preexec_fn=None if core is None else partial(os.sched_setaffinity, 0, {core}),
     )
     try:
         made = Server(process, port)
@@ -212,16 +210,31 @@ def _environ(aws: str, **settings: str) -> dict[str, str]:
 
 def _load(script: Path, url: str, connections: int, seconds: float, core: int | None) -> Load:
     said = subprocess.run(
-        ["wrk", "-t1", f"-c{connections}", f"-d{seconds:.0f}s", "--timeout", "30s", "-s", str(script), url],
+        [
+            *_pinned(core),
+            "wrk",
+            "-t1",
+            f"-c{connections}",
+            f"-d{seconds:.0f}s",
+            "--timeout",
+            "30s",
+            "-s",
+            str(script),
+            url,
+        ],
         capture_output=True,
         text=True,
         check=True,
-        preexec_fn=None if core is None else partial(os.sched_setaffinity, 0, {core}),
     ).stdout
     found = json.loads(re.findall("^RESULT (.*)", said, re.MULTILINE)[0])
     codes = Counter(found["codes"])
     good = sum(count for code, count in codes.items() if code.startswith("2"))
     return Load(good / found["seconds"], found["p50"], found["p99"], codes, found["errors"])
+
+
+def _pinned(core: int | None) -> list[str]:
+    """What comes before a command that is to run on one core."""
+    return [] if core is None or not shutil.which("taskset") else ["taskset", "-c", str(core)]
 
 
 def _cores() -> tuple[int | None, int | None]:
@@ -319,7 +332,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"  {name:24} {figures.median:10,.1f} ({figures.low:,.1f} - {figures.high:,.1f})")
         for ratio in row.ratios:
             value = ratio.value
-            print(f"  against {ratio.against:24} {value.median:.2f} ({value.low:.2f} - {value.high:.2f}) {ratio.reached}")
+            print(
+                f"  against {ratio.against:24} {value.median:.2f} ({value.low:.2f} - {value.high:.2f}) {ratio.reached}"
+            )
         print(f"  {row.note}")
     return 0
 
