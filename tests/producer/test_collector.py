@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from werkzeug.test import TestResponse, create_environ, run_wsgi_app
 
-from producer import collector, erasure
+from producer import collector, erasure, posts
 from producer.client import BufferFull, DeliveryFailed, ProducerClosed
-from producer.collector import MAX_BODY_BYTES, MAX_DROPPED_BYTES, MAX_EVENTS, CollectorSettings, Refusal, create_app
+from producer.collector import CollectorSettings, create_app
 from producer.event import Reason, encode
+from producer.posts import MAX_BODY_BYTES, MAX_DROPPED_BYTES, MAX_EVENTS, Refusal
 
 NOW = 1_795_000_000_000
 
@@ -297,7 +298,7 @@ def test_a_gzip_bomb_is_not_unpacked_beyond_the_limit(monkeypatch):
             return getattr(self.inner, name)
 
     real = zlib.decompressobj
-    monkeypatch.setattr(collector.zlib, "decompressobj", Watched)
+    monkeypatch.setattr(posts.zlib, "decompressobj", Watched)
     answer = gzipped(Door(), gzip.compress(bytes(200 * MAX_BODY_BYTES)))
     assert answer.status_code == 413
     assert unpacked == [MAX_BODY_BYTES + 1]
