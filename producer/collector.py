@@ -48,7 +48,7 @@ from producer.client import (
     Receipt,
     local_or_environ_kinesis,
 )
-from producer.posts import MAX_BODY_BYTES, MAX_DROPPED_BYTES, Answer, Headers, Post, Refused, Unavailable
+from producer.posts import MAX_BODY_BYTES, MAX_DROPPED_BYTES, Answer, Head, Headers, Post, Refused, Unavailable
 
 #: How long (s) after a failed delivery the collector calls itself unhealthy, if none succeeds meanwhile.
 #: It must end by itself: a collector that a load balancer has taken out gets no request to succeed with.
@@ -214,17 +214,17 @@ class Collector:
         self._clock = clock
         self._fresh_id = fresh_id
 
-    def check(self, headers: Headers, host: str) -> None:
+    def check(self, headers: Headers, host: str) -> Head:
         """Raises Refused for a request whose body need not be read. ``host``: the collector's name, in it."""
-        posts.check(headers, host, self.settings.allowed_origins)
+        return posts.check(headers, host, self.settings.allowed_origins)
 
-    def take(self, headers: Headers, body: bytes) -> Sent | Answer:
+    def take(self, head: Head, body: bytes) -> Sent | Answer:
         """Put a request's events on their way to the stream; what comes of that, :meth:`finish` tells. Never waits.
 
         The answer, where there is nothing to wait for. ``body`` as for :func:`producer.posts.read`; raises Refused.
         """
         trust = self.settings.trust_edge_headers
-        post = posts.read(headers, body, posts.received(headers, self._clock(), self._fresh_id, trust))
+        post = posts.read(head, body, posts.received(head.headers, self._clock(), self._fresh_id, trust))
         for rejected in post.rejected:
             self._intake.reject(rejected.reason, rejected.detail)
         if not post.events:
@@ -299,15 +299,15 @@ def create_app(
 
     @app.post("/events", provide_automatic_options=False)
     def events() -> Response:
-        collector.check(request.headers, request.host)
+        head = collector.check(request.headers, request.host)
         body = _body(request)
         with parsing:
-            taken = collector.take(request.headers, body)
+            taken = collector.take(head, body)
         return _response(taken if isinstance(taken, Answer) else collector.finish(taken, settings.answer_within))
 
     @app.route("/events", methods=["OPTIONS"])
     def preflight() -> Response:
-        if not posts.allowed(request.headers.get("Origin"), request.host, origins):
+        if not posts.allowed(request.headers, request.host, origins):
             return _json(HTTPStatus.FORBIDDEN, {"error": "pages of this origin may not send events here"})
         response = Response(status=HTTPStatus.NO_CONTENT)
         del response.headers["Content-Type"]
@@ -327,7 +327,7 @@ def create_app(
     @app.after_request
     def cross_origin(response: Response) -> Response:
         if request.path == "/events":
-            response.headers.update(posts.cross_origin(request.headers.get("Origin"), request.host, origins))
+            response.headers.update(posts.cross_origin(request.headers, request.host, origins))
         return response
 
     _answer_errors_as_json(app, collector)

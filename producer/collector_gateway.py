@@ -54,7 +54,7 @@ class CollectorGateway(gateway.Gateway):
         except Exception:  # noqa: BLE001 - one request's failure
             _log.exception("request failed: %s %s", scope.method, scope.path)
             answer = posts.internal_error()
-        fields = posts.cross_origin(headers.get("origin"), host, self._collector.settings.allowed_origins)
+        fields = posts.cross_origin(headers, host, self._collector.settings.allowed_origins)
         protocol.response_bytes(
             answer.status,
             [("Content-Type", "application/json"), *fields.items(), *answer.headers.items()],
@@ -62,15 +62,14 @@ class CollectorGateway(gateway.Gateway):
         )
 
     async def _post(self, headers: _Headers, host: str, body: _Body) -> Answer:
-        self._collector.check(headers, host)
-        length = posts.length(headers)
-        if length is not None and length <= _SHORT:
-            taken = self._collector.take(headers, await body.whole())
+        head = self._collector.check(headers, host)
+        if head.length is not None and head.length <= _SHORT:
+            taken = self._collector.take(head, await body.whole())
         else:
             async with self._long:
                 beginning = await body.beginning(MAX_BODY_BYTES)
                 async with self._parsing:
-                    taken = await self._in_thread(partial(self._collector.take, headers, beginning))
+                    taken = await self._in_thread(partial(self._collector.take, head, beginning))
         return taken if isinstance(taken, Answer) else await self._finish(taken)
 
     async def _finish(self, sent: Sent) -> Answer:
@@ -93,7 +92,7 @@ class _Headers:
 
     def get(self, name: str, /) -> str | None:
         values = self._get_all(name)
-        return ",".join(values) if values else None
+        return (values[0] if len(values) == 1 else ",".join(values)) if values else None
 
 
 class _Body:

@@ -18,6 +18,9 @@ MAX_BODY_BYTES = 1024 * 1024
 #: How much of a refused body is read on, so that its sender sees the answer and not that the connection is reset.
 MAX_DROPPED_BYTES = 16 * 1024 * 1024
 MAX_EVENTS = 10_000
+_LENGTH = re.compile("[0-9]{1,18}")
+_COUNTRY = re.compile("[A-Z][A-Z0-9]")
+_LANGUAGE = re.compile("[A-Za-z]{1,8}(-[A-Za-z0-9]{1,8}){0,4}")
 
 
 class Refusal(StrEnum):
@@ -66,6 +69,17 @@ class Headers(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Head:
+    """The headers of a request whose body is worth reading. ``length``: how long (bytes) that is, None if they do not
+    tell; ``packed``: with gzip.
+    """
+
+    headers: Headers
+    length: int | None
+    packed: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """A response with a body of JSON. ``headers``: those besides its type and :func:`cross_origin`'s."""
 
@@ -107,68 +121,68 @@ def internal_error() -> Answer:
     return json_answer(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": "internal error"})
 
 
-def allowed(origin: str | None, host: str, origins: Sequence[str]) -> bool:
+def allowed(headers: Headers, host: str, origins: Sequence[str]) -> bool:
     """Whether the page that sends may: ``origins`` are in lower case, or ``*``.
 
     What is no page (a server SDK) names no origin; the collector's own pages may, at its ``host``.
     """
-    if origin is None or "*" in origins:
+    if "*" in origins or (origin := headers.get("origin")) is None:
         return True
     origin = origin.lower()
     return origin in origins or origin.partition("://")[2] == host.lower()
 
 
-def cross_origin(origin: str | None, host: str, origins: Sequence[str]) -> dict[str, str]:
+def cross_origin(headers: Headers, host: str, origins: Sequence[str]) -> dict[str, str]:
     """The headers that every answer of ``/events`` has, so that the page that sent can read it."""
-    headers = {"Cache-Control": "no-store", "Access-Control-Expose-Headers": "Retry-After"}
+    answered = {"Cache-Control": "no-store", "Access-Control-Expose-Headers": "Retry-After"}
     if "*" in origins:
-        headers["Access-Control-Allow-Origin"] = "*"
+        answered["Access-Control-Allow-Origin"] = "*"
     else:
-        headers["Vary"] = "Origin"
-        if origin and allowed(origin, host, origins):
-            headers["Access-Control-Allow-Origin"] = origin
-    return headers
+        answered["Vary"] = "Origin"
+        if (origin := headers.get("origin")) and allowed(headers, host, origins):
+            answered["Access-Control-Allow-Origin"] = origin
+    return answered
 
 
-def check(headers: Headers, host: str, origins: Sequence[str]) -> None:
+def check(headers: Headers, host: str, origins: Sequence[str]) -> Head:
     """Raises Refused for what need not be read."""
-    origin = headers.get("origin")
-    if not allowed(origin, host, origins):
+    if not allowed(headers, host, origins):
         raise Refused(
             HTTPStatus.FORBIDDEN,
             Refusal.ORIGIN_NOT_ALLOWED,
-            f"pages of {(origin or '')[:200]} may not send events here; "
+            f"pages of {(headers.get('origin') or '')[:200]} may not send events here; "
             "LIVEINSIGHT_ALLOWED_ORIGINS lists those that may",
         )
-    encoding = _encoding(headers)
+    encoding = (headers.get("content-encoding") or "").strip().lower()
     if encoding not in {"", "identity", "gzip", "x-gzip"}:
         raise Refused(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
             Refusal.UNSUPPORTED_ENCODING,
             f"Content-Encoding {encoding[:40]!r} is not supported; send gzip, or none",
         )
-    if (length(headers) or 0) > MAX_BODY_BYTES:
+    length = _length(headers)
+    if (length or 0) > MAX_BODY_BYTES:
         raise _too_large()
+    return Head(headers, length, encoding.endswith("gzip"))
 
 
-def length(headers: Headers) -> int | None:
-    """How long (bytes) the body is; None if the headers do not tell."""
+def _length(headers: Headers) -> int | None:
     told = headers.get("content-length")
-    if told is None or headers.get("transfer-encoding") is not None or not re.fullmatch("[0-9]{1,18}", told):
+    if told is None or headers.get("transfer-encoding") is not None or not _LENGTH.fullmatch(told):
         return None
     return int(told)
 
 
-def read(headers: Headers, body: bytes, received: Received) -> Post:
+def read(head: Head, body: bytes, received: Received) -> Post:
     """``body`` is what came after the headers: the first ``MAX_BODY_BYTES`` + 1 of it, if there are more.
 
     Raises Refused.
     """
     if len(body) > MAX_BODY_BYTES:
         raise _too_large()
-    if len(body) < (length(headers) or 0):
+    if len(body) < (head.length or 0):
         raise Refused(HTTPStatus.BAD_REQUEST, Refusal.BODY_INCOMPLETE, "the body ends before its Content-Length")
-    if _encoding(headers).endswith("gzip"):
+    if head.packed:
         body = _gunzip(body)
     outcomes = parse_request(body, received)
     if isinstance(outcomes, Rejected):
@@ -193,13 +207,9 @@ def received(headers: Headers, at: int, fresh_id: Callable[[], str], trust_edge_
         user_agent=user_agent
         if user_agent.isascii()
         else user_agent.encode("latin-1", "replace").decode("utf-8", "replace"),
-        country=country if re.fullmatch(r"[A-Z][A-Z0-9]", country) else "",
-        language=language if re.fullmatch(r"[A-Za-z]{1,8}(-[A-Za-z0-9]{1,8}){0,4}", language) else "",
+        country=country if _COUNTRY.fullmatch(country) else "",
+        language=language if _LANGUAGE.fullmatch(language) else "",
     )
-
-
-def _encoding(headers: Headers) -> str:
-    return (headers.get("content-encoding") or "").strip().lower()
 
 
 def _gunzip(data: bytes) -> bytes:
