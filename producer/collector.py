@@ -48,7 +48,7 @@ from producer.client import (
     Receipt,
     local_or_environ_kinesis,
 )
-from producer.posts import MAX_BODY_BYTES, MAX_DROPPED_BYTES, Answer, Head, Headers, Post, Refused, Unavailable
+from producer.posts import MAX_BODY_BYTES, MAX_DROPPED_BYTES, Answer, Head, Headers, Refused, Unavailable
 
 #: How long (s) after a failed delivery the collector calls itself unhealthy, if none succeeds meanwhile.
 #: It must end by itself: a collector that a load balancer has taken out gets no request to succeed with.
@@ -232,7 +232,7 @@ class Collector:
         if not self._intake.enter(post.answer):
             return self._unavailable(Unavailable.BUSY, "")
         try:
-            return Sent(post, self._producer.send_many(post.events))
+            return Sent(post.answer, len(post.events), self._producer.send_many(post.events))
         except BufferFull as error:
             why, detail = Unavailable.BUFFER_FULL, str(error)
         except ProducerClosed as error:
@@ -252,10 +252,10 @@ class Collector:
         except TimeoutError:
             why, detail = Unavailable.NOT_IN_TIME, f"not within {self.settings.answer_within:g} s"
         else:
-            self._intake.delivered(len(sent.post.events))
-            return sent.post.answer
+            self._intake.delivered(sent.events)
+            return sent.answer
         finally:
-            self._intake.leave(sent.post.answer)
+            self._intake.leave(sent.answer)
         return self._unavailable(why, detail)
 
     def refuse(self, refused: Refused) -> Answer:
@@ -274,9 +274,13 @@ class Collector:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A request whose events are on their way to the stream."""
+    """A request whose events are on their way to the stream: how many, and its answer when they are there.
 
-    post: Post
+    It holds nothing of them: while a request waits, its events are in memory once, as the producer's bytes.
+    """
+
+    answer: Answer
+    events: int
     receipt: Receipt
 
 
@@ -297,12 +301,14 @@ def create_app(
     origins = settings.allowed_origins
     parsing = threading.BoundedSemaphore(PARSING)
 
+    def take(head: Head, body: bytes) -> Sent | Answer:
+        with parsing:
+            return collector.take(head, body)
+
     @app.post("/events", provide_automatic_options=False)
     def events() -> Response:
         head = collector.check(request.headers, request.host)
-        body = _body(request)
-        with parsing:
-            taken = collector.take(head, body)
+        taken = take(head, _body(request))
         return _response(taken if isinstance(taken, Answer) else collector.finish(taken, settings.answer_within))
 
     @app.route("/events", methods=["OPTIONS"])

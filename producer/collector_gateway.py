@@ -62,15 +62,18 @@ class CollectorGateway(gateway.Gateway):
         )
 
     async def _post(self, headers: _Headers, host: str, body: _Body) -> Answer:
+        taken = await self._take(headers, host, body)
+        return taken if isinstance(taken, Answer) else await self._finish(taken)
+
+    async def _take(self, headers: _Headers, host: str, body: _Body) -> Sent | Answer:
+        """Not a part of what waits, so that nothing of the body is held meanwhile."""
         head = self._collector.check(headers, host)
         if head.length is not None and head.length <= _SHORT:
-            taken = self._collector.take(head, await body.whole())
-        else:
-            async with self._long:
-                beginning = await body.beginning(MAX_BODY_BYTES)
-                async with self._parsing:
-                    taken = await self._in_thread(partial(self._collector.take, head, beginning))
-        return taken if isinstance(taken, Answer) else await self._finish(taken)
+            return self._collector.take(head, await body.whole())
+        async with self._long:
+            beginning = await body.beginning(MAX_BODY_BYTES)
+            async with self._parsing:
+                return await self._in_thread(partial(self._collector.take, head, beginning))
 
     async def _finish(self, sent: Sent) -> Answer:
         loop = asyncio.get_running_loop()

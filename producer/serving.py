@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _CONNECTIONS = 8192
 #: When an idle one is closed (s): after a load balancer would have closed it (AWS's: 60 s), or it sends into the void.
 _IDLE_SECONDS = 65
+#: How much (bytes) of a request's body is read at a time: each connection that sends holds that much.
+_READ_AHEAD = 32 * 1024
 
 
 def at_least_one(text: str) -> int:
@@ -102,7 +104,7 @@ def serve(
         interface=Interfaces.RSGI if gateway else Interfaces.WSGI,
         loop=Loops.asyncio,
         http=HTTPModes.http1,
-        http1_settings=HTTP1Settings(header_read_timeout=_IDLE_SECONDS * 1000),
+        http1_settings=HTTP1Settings(header_read_timeout=_IDLE_SECONDS * 1000, max_buffer_size=_READ_AHEAD),
         workers=workers,
         blocking_threads=None if gateway else threads,
         backpressure=_room_for(_CONNECTIONS),

@@ -31,6 +31,8 @@ from pathlib import Path
 
 from flask import Flask, Response, request
 
+from producer.client import ProducerSettings
+from producer.collector import MAX_WAITING_ANSWERS
 from producer.serving import serve
 from tests.benchmarks.measuring import Ratio, Row, Spread, in_turns, ratios
 from tests.benchmarks.stub_aws import stub
@@ -40,10 +42,23 @@ ROOT = Path(__file__).parents[2]
 CONNECTIONS = (100, 1_000)
 #: Of the ordinary design's and the floor's server: what the collector had before it needed no thread for a request.
 THREADS = 64
+#: Each PutRecords call takes so long (s) while there is overload; so many connections send so many events each time.
+OVERLOAD_DELAY = 2.0
+OVERLOAD_CONNECTIONS = 1_000
+OVERLOAD_EVENTS = 100
+#: What the collector may hold at most besides what it does when idle, in MiB.
+ALLOWANCES = {
+    "buffer": ProducerSettings.max_buffer_bytes / 2**20,
+    "one call": 25,
+    "waiting answers": MAX_WAITING_ANSWERS / 2**20,
+    "long bodies": 64,
+    "read ahead": OVERLOAD_CONNECTIONS * 32 / 1024,
+}
 MISSING = "skipped: wrk is not installed (apt install wrk, brew install wrk)"
 NO_PROC = "skipped: this system has no /proc"
 
-# One page view as the tracker sends it, each of a visitor of its own.
+# Page views as the tracker sends them, those of a request of a visitor of its own; so many in each. Batches are made
+# beforehand.
 _SCRIPT = r"""
 local threads, codes_of = {}, {}
 codes = {}
@@ -56,20 +71,33 @@ local function hex(digits)
   for at = 1, digits, 6 do made[#made + 1] = string.format("%06x", math.random(0, 16777215)) end
   return table.concat(made):sub(1, digits)
 end
+local function view(session, seq)
+  return string.format(
+    '{"event_type":"page_view","event_id":"%s","site_id":"shop","session_id":"%s","user_id":"%s","source":"%s",' ..
+    '"seq":%d,"timestamp":%.0f,"page_url":"https://shop.example/products/walking-boots?colour=brown",' ..
+    '"referrer":"https://www.google.com/","title":"Walking boots, brown - The Example Shop","language":"en-GB"}',
+    hex(32), session, hex(32), hex(12), seq, os.time() * 1000)
+end
+local function body(events)
+  local session, views = hex(32), {}
+  for seq = 1, events do views[seq] = view(session, seq) end
+  return string.format('{"events":[%s],"sent_at":%.0f}', table.concat(views, ","), os.time() * 1000)
+end
 local headers = {
   ["Content-Type"] = "text/plain;charset=UTF-8",
   ["Origin"] = "https://shop.example",
   ["Accept-Language"] = "en-GB,en;q=0.9",
   ["User-Agent"] = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",
 }
-function init() math.randomseed(os.time() + seed) end
+local batches, size = {}, 1
+function init(args)
+  math.randomseed(os.time() + seed)
+  size = tonumber(args[1])
+  for number = 1, size > 1 and 100 or 0 do batches[number] = wrk.format("POST", "/events", headers, body(size)) end
+end
 function request()
-  local now = os.time() * 1000
-  return wrk.format("POST", "/events", headers, string.format(
-    '{"events":[{"event_type":"page_view","event_id":"%s","site_id":"shop","session_id":"%s","user_id":"%s",' ..
-    '"source":"%s","seq":1,"timestamp":%.0f,"page_url":"https://shop.example/products/walking-boots?colour=brown",' ..
-    '"referrer":"https://www.google.com/","title":"Walking boots, brown - The Example Shop","language":"en-GB"}],' ..
-    '"sent_at":%.0f}', hex(32), hex(32), hex(32), hex(12), now, now))
+  if size > 1 then return batches[math.random(#batches)] end
+  return wrk.format("POST", "/events", headers, body(1))
 end
 function response(status) codes[status] = (codes[status] or 0) + 1 end
 function done(summary, latency)
@@ -145,6 +173,10 @@ class Server:
         status = [Path(f"/proc/{pid}/status").read_text() for pid in self._pids()]
         return max(int(re.findall(rf"{which}:\s+(\d+)", text)[0]) for text in status) / 1024
 
+    def threads(self) -> int:
+        """How many its processes have."""
+        return sum(len(list(Path(f"/proc/{pid}/task").iterdir())) for pid in self._pids())
+
     def _pids(self) -> list[int]:
         pids = [self.process.pid]
         for pid in pids:
@@ -165,7 +197,7 @@ class Load:
 
 
 @contextmanager
-def server(command: Sequence[str], environ: Mapping[str, str], core: int | None) -> Iterator[Server]:
+def server(command: Sequence[str], environ: Mapping[str, str], core: int | None = None) -> Iterator[Server]:
     """A server, once it answers, until the block ends; ``core``: the only one that it runs on."""
     [port] = free_ports(1)
     process = subprocess.Popen(
@@ -196,7 +228,8 @@ def _answers(url: str) -> bool:
     return True
 
 
-def _environ(aws: str, **settings: str) -> dict[str, str]:
+def environ_for(aws: str, **settings: str) -> dict[str, str]:
+    """Of a server that puts events into the AWS at a URL."""
     return {
         "AWS_ENDPOINT_URL": aws,
         "AWS_REGION": "us-east-1",
@@ -208,7 +241,8 @@ def _environ(aws: str, **settings: str) -> dict[str, str]:
     }
 
 
-def _load(script: Path, url: str, connections: int, seconds: float, core: int | None) -> Load:
+def _load(script: Path, url: str, connections: int, seconds: float, core: int | None, events: int = 1) -> Load:
+    """``events`` in each request."""
     said = subprocess.run(
         [
             *_pinned(core),
@@ -221,6 +255,8 @@ def _load(script: Path, url: str, connections: int, seconds: float, core: int | 
             "-s",
             str(script),
             url,
+            "--",
+            str(events),
         ],
         capture_output=True,
         text=True,
@@ -257,7 +293,7 @@ def posts(quick: bool) -> list[Row]:
         aws = running.enter_context(stub(core=others_on))
         module = "tests.benchmarks.bench_collector"
         servers = {
-            name: running.enter_context(server(command, _environ(aws.url), ours_on))
+            name: running.enter_context(server(command, environ_for(aws.url), ours_on))
             for name, command in {
                 "LiveInsight": ["-m", "producer", "collector"],
                 "Flask, put_record each": ["-m", module, "--serve", "peer"],
@@ -309,11 +345,57 @@ def _posts_row(
     )
 
 
+def overload(quick: bool) -> list[Row]:
+    """Its memory while far more comes than the stream takes; nothing where wrk is not installed."""
+    if not shutil.which("wrk"):
+        return []
+    ours_on, others_on = _cores()
+    rounds, seconds = (1, 1) if quick else (3, 10)
+    idle, peak, acknowledged, refused = [], [], [], []
+    with ExitStack() as running:
+        directory = Path(running.enter_context(tempfile.TemporaryDirectory(prefix="bench-collector-")))
+        script = directory / "post.lua"
+        script.write_text(_SCRIPT)
+        aws = running.enter_context(stub(delay=OVERLOAD_DELAY, core=others_on))
+        for _ in range(rounds):
+            with server(["-m", "producer", "collector"], environ_for(aws.url), ours_on) as one:
+                idle.append(one.memory("VmRSS"))
+                load = _load(script, one.url, OVERLOAD_CONNECTIONS, seconds, others_on, events=OVERLOAD_EVENTS)
+                peak.append(one.memory("VmHWM"))
+                acknowledged.append(load.codes["200"] / seconds)
+                refused.append(load.codes["503"] / seconds)
+                assert not load.errors
+                assert load.codes.keys() <= {"200", "503"}
+    bounds = [before + sum(ALLOWANCES.values()) for before in idle]
+    times = (
+        ratios([sum(both) for both in zip(acknowledged, refused, strict=True)], acknowledged)
+        if acknowledged[0]
+        else None
+    )
+    return [
+        Row(
+            name="collector, memory when more comes than the stream takes",
+            unit="MiB",
+            ours="peak",
+            figures={"peak": Spread.of(peak), "idle": Spread.of(idle), "bound": Spread.of(bounds)},
+            ratios=[
+                Ratio("bound", ratios(peak, bounds), bound=1, at_most=True),
+                Ratio("idle", ratios(peak, idle)),
+            ],
+            note=f"{OVERLOAD_CONNECTIONS} connections send {OVERLOAD_EVENTS} events each time, as fast as they are "
+            f"answered, and each PutRecords call takes {OVERLOAD_DELAY:g} s: {Spread.of(acknowledged).median:,.0f} "
+            f"requests/s are acknowledged and {Spread.of(refused).median:,.0f}/s answered with 503"
+            + (f", {times.median:.0f} times what the stream takes" if times else "")
+            + f". The bound is what is held when idle and, in MiB, {ALLOWANCES}.",
+        )
+    ]
+
+
 def rows(quick: bool) -> list[Row]:
     if not Path("/proc/self/stat").exists():
         print(NO_PROC, file=sys.stderr)
         return []
-    return posts(quick)
+    return [*posts(quick), *overload(quick)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

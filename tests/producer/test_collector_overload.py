@@ -1,0 +1,120 @@
+"""The served collector when more comes than it can take: it says so, it goes on, and its memory is bounded."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.benchmarks.bench_collector import Server, environ_for, server
+from tests.benchmarks.stub_aws import Stub, stub
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system has no /proc")
+
+WAITING = 300
+LONG = 1_000_000
+
+
+@contextmanager
+def collector(delay: float, **settings: str) -> Iterator[tuple[Server, Stub]]:
+    """One whose calls to Kinesis take ``delay`` s."""
+    with stub(delay=delay) as aws, server(["-m", "producer", "collector"], environ_for(aws.url, **settings)) as made:
+        yield made, aws
+
+
+def post(made: Server, body: bytes) -> tuple[int, Any]:
+    connection = http.client.HTTPConnection("127.0.0.1", made.port, timeout=30)
+    try:
+        connection.request("POST", "/events", body)
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
+    finally:
+        connection.close()
+
+
+def health(made: Server) -> Any:
+    connection = http.client.HTTPConnection("127.0.0.1", made.port, timeout=10)
+    try:
+        connection.request("GET", "/health")
+        return json.loads(connection.getresponse().read())
+    finally:
+        connection.close()
+
+
+def until(made: Server, waiting: int) -> None:
+    """Return when so many requests wait for Kinesis."""
+    deadline = time.monotonic() + 10
+    while (found := health(made)["waiting"]) != waiting:
+        assert time.monotonic() < deadline, f"{found} wait"
+        time.sleep(0.02)
+
+
+def sent(made: Server, data: bytes) -> socket.socket:
+    """A connection on which that was sent."""
+    connection = socket.create_connection(("127.0.0.1", made.port), timeout=30)
+    connection.sendall(data)
+    return connection
+
+
+def request(body: bytes, length: int | None = None) -> bytes:
+    return b"POST /events HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b" % (length or len(body), body)
+
+
+def test_requests_that_wait_for_kinesis_need_no_thread_and_are_all_answered() -> None:
+    with collector(1.5) as (made, _), ExitStack() as open_ones:
+        threads = made.threads()
+        connections = [
+            open_ones.enter_context(sent(made, request(b'{"event_type": "x", "event_id": "%d"}' % number)))
+            for number in range(WAITING)
+        ]
+        until(made, WAITING)
+        assert made.threads() <= threads + 1
+        for number, connection in enumerate(connections):
+            answer = http.client.HTTPResponse(connection)
+            answer.begin()
+            assert (answer.status, json.loads(answer.read())["event_id"]) == (200, str(number))
+        assert health(made)["waiting"] == 0
+
+
+def test_a_client_that_goes_away_leaves_nobody_waiting_and_its_event_on_the_stream() -> None:
+    with collector(0.5) as (made, _):
+        connection = sent(made, request(b'{"event_type": "x"}'))
+        until(made, 1)
+        connection.close()
+        until(made, 0)
+        assert health(made)["events_acknowledged"] == 1
+
+
+def test_clients_that_send_long_bodies_slowly_keep_nobody_else_out() -> None:
+    with collector(0) as (made, _), ExitStack() as open_ones:
+        for _ in range(100):
+            open_ones.enter_context(sent(made, request(b"[", LONG)))
+        assert post(made, b'{"event_type": "x"}')[0] == 200
+        assert health(made)["status"] == "ok"
+
+
+def test_what_the_stream_does_not_take_is_refused_and_not_kept() -> None:
+    """Thirty times the buffer comes while Kinesis answers nothing."""
+    batch = json.dumps([{"event_type": "x", "title": "y" * 400, "session_id": str(number)} for number in range(200)])
+    buffer = 2 * 2**20
+    posts = 30 * buffer // len(batch)
+    settings = {"LIVEINSIGHT_MAX_BUFFER_BYTES": str(buffer), "LIVEINSIGHT_ANSWER_SECONDS": "1"}
+    with collector(60, LIVEINSIGHT_DEADLINE_SECONDS="2", **settings) as (made, _):
+        before = made.memory("VmRSS")
+        with ThreadPoolExecutor(30) as clients:
+            answers = list(clients.map(lambda _: post(made, batch.encode()), range(posts)))
+        reasons = Counter(f"{status} {told['reason']}" for status, told in answers)
+        assert reasons.keys() <= {"503 buffer_full", "503 not_in_time", "503 busy"}
+        assert reasons["503 buffer_full"] > posts / 2
+        assert health(made)["waiting"] == 0
+        assert health(made)["bytes_buffered"] <= buffer
+        assert made.memory("VmHWM") - before < 40
