@@ -409,6 +409,11 @@ def test_the_limit_holds_for_what_gzip_unpacks_to(size):
     assert answer.status_code == (200 if size == MAX_BODY_BYTES else 413)
 
 
+@functools.cache
+def bomb():
+    return gzip.compress(bytes(200 * MAX_BODY_BYTES), 1)
+
+
 def test_a_gzip_bomb_is_not_unpacked_beyond_the_limit(monkeypatch):
     unpacked = []
 
@@ -426,7 +431,7 @@ def test_a_gzip_bomb_is_not_unpacked_beyond_the_limit(monkeypatch):
 
     real = zlib.decompressobj
     monkeypatch.setattr(posts.zlib, "decompressobj", Watched)
-    answer = gzipped(Door(), gzip.compress(bytes(200 * MAX_BODY_BYTES)))
+    answer = gzipped(Door(), bomb())
     assert answer.status_code == 413
     assert unpacked == [MAX_BODY_BYTES + 1]
 
