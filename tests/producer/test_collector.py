@@ -545,6 +545,25 @@ def test_no_more_requests_wait_than_may():
     assert door.post(view()).status_code == 200
 
 
+def test_no_more_answers_wait_than_memory_allows(monkeypatch):
+    """A batch of which nearly nothing is accepted needs little of the producer's buffer, but its answer is long."""
+    monkeypatch.setattr(collector, "MAX_WAITING_ANSWERS", 50_000)
+    door = Door()
+    door.producer.acknowledge.clear()
+    batch = [view(), *[{}] * 400]
+    thread, answers = in_background(lambda: door.post(batch))
+    assert door.producer.waiting.acquire(timeout=5)
+    answer = door.post(batch)
+    assert (answer.status_code, answer.get_json()["reason"]) == (503, "busy")
+    other, others = in_background(lambda: door.post(view()))
+    assert door.producer.waiting.acquire(timeout=5)
+    door.producer.acknowledge.set()
+    thread.join(5)
+    other.join(5)
+    assert [done.status_code for done in answers + others] == [200, 200]
+    assert door.post(batch).status_code == 200
+
+
 def test_while_the_stream_fails_only_a_few_requests_try_it():
     door = Door()
     door.producer.failure = DeliveryFailed("down")
