@@ -16,6 +16,9 @@ Kinesis has acknowledged every accepted event:
 browser tracker. Every error, of whatever kind, is a JSON object with ``error``.
 
 The client's address is neither read nor stored.
+
+Here is the application for any WSGI server. :mod:`producer.collector_gateway` is what ``python -m producer collector``
+serves: the same, but that requests wait for Kinesis without a thread each.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 #: A body of at most so many bytes is read and parsed at once. Each connection may have sent that much of one.
 _SHORT = 16 * 1024
-#: How many bodies that are longer, or do not tell, are in memory at a time.
+#: How many bodies that are longer, or may be, are in memory at a time.
 _LONG_AT_A_TIME = 64
 
 _log = logging.getLogger("liveinsight.collector")
@@ -68,7 +68,7 @@ class CollectorGateway(gateway.Gateway):
     async def _take(self, headers: _Headers, host: str, body: _Body) -> Sent | Answer:
         """Not a part of what waits, so that nothing of the body is held meanwhile."""
         head = self._collector.check(headers, host)
-        if head.length is not None and head.length <= _SHORT:
+        if head.length is not None and head.length <= _SHORT and not head.packed:
             return self._collector.take(head, await body.whole())
         async with self._long:
             beginning = await body.beginning(MAX_BODY_BYTES)
