@@ -379,6 +379,7 @@ def overload() -> list[Row]:
                 refused.append(load.codes["503"] / seconds)
                 assert not load.errors
                 assert load.codes.keys() <= {"200", "503"}
+    allowed = ", ".join(f"{what} {size:.0f}" for what, size in ALLOWANCES.items())
     bounds = [before + sum(ALLOWANCES.values()) for before in idle]
     times = (
         ratios([sum(both) for both in zip(acknowledged, refused, strict=True)], acknowledged)
@@ -399,7 +400,7 @@ def overload() -> list[Row]:
             f"answered, and each PutRecords call takes {OVERLOAD_DELAY:g} s: {Spread.of(acknowledged).median:,.0f} "
             f"requests/s are acknowledged and {Spread.of(refused).median:,.0f}/s answered with 503"
             + (f", {times.median:.0f} times what the stream takes" if times else "")
-            + f". The bound is what is held when idle and, in MiB, {ALLOWANCES}.",
+            + f". The bound is what is held when idle and, in MiB: {allowed}.",
         )
     ]
 
