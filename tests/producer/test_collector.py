@@ -464,6 +464,22 @@ def any_door(front):
     return Door()
 
 
+def test_a_header_that_comes_twice_counts_as_one_with_both():
+    door = Door()
+    if door.server:
+        connection = http.client.HTTPConnection("127.0.0.1", door.server.port, timeout=20)
+        connection.putrequest("POST", "/events")
+        for name, value in [("Content-Encoding", "gzip"), ("Content-Encoding", "gzip"), ("X-Collector", door.name)]:
+            connection.putheader(name, value)
+        connection.putheader("Content-Length", "2")
+        connection.endheaders(b"[]")
+        answer = answer_of(connection.getresponse())
+        connection.close()
+    else:
+        answer = door.post(b"[]", headers={"Content-Encoding": "gzip,gzip"})
+    assert (answer.status_code, answer.get_json()["reason"]) == (415, Refusal.UNSUPPORTED_ENCODING)
+
+
 @given(st.binary(max_size=80))
 def test_any_body_gets_an_answer_in_json(front, body):
     answer = any_door(front).post(body)
