@@ -55,7 +55,7 @@ environment:
   LIVEINSIGHT_ALLOWED_ORIGINS     web sites that may send: https://a.example,https://b.example (default: *, all)
   LIVEINSIGHT_TRUST_EDGE_HEADERS  1: take the country from CloudFront-Viewer-Country (default: 0)
   LIVEINSIGHT_ANSWER_SECONDS      how long a request waits for the stream before its 503 (default: 10)
-  LIVEINSIGHT_MAX_WAITING         how many requests of one worker may wait for the stream (default: 256)
+  LIVEINSIGHT_MAX_WAITING         how many requests of one worker may wait for the stream (default: 4096)
 """
 
 _IMPORT = """\
@@ -113,7 +113,10 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--port", type=port_number, default=8080, help="0 takes a free one (default: %(default)s)")
     serve.add_argument("--workers", type=at_least_one, default=1, help="server processes (default: %(default)s)")
     serve.add_argument(
-        "--threads", type=at_least_one, default=64, help="requests at a time in each (default: %(default)s)"
+        "--threads",
+        type=at_least_one,
+        default=8,
+        help="of each; a request needs none while it waits for the stream (default: %(default)s)",
     )
     serve.set_defaults(run=_serve)
 
@@ -146,6 +149,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 
     from producer import collector
     from producer.client import local_or_environ_kinesis
+    from producer.collector_gateway import CollectorGateway
 
     try:
         settings = collector.CollectorSettings.from_environ(os.environ)
@@ -161,6 +165,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         workers=arguments.workers,
         threads=arguments.threads,
         grace=math.ceil(settings.answer_within + collector.CLOSE_SECONDS) + 3,
+        gateway=CollectorGateway,
     )
     return 0
 

@@ -189,13 +189,14 @@ def local_engine(environ: Mapping[str, str], *names: str) -> dict[str, Any]:
 class Receipt:
     """What became of the events of one send. Made by an :class:`EventProducer`; thread-safe."""
 
-    __slots__ = ("_failure", "_open", "_producer", "_signal", "_told", "_untold")
+    __slots__ = ("_calls", "_failure", "_open", "_producer", "_signal", "_told", "_untold")
 
     def __init__(self, producer: EventProducer, events: int) -> None:
         self._producer = producer
         self._open = events
         self._failure: Failure | None = None
         self._signal: threading.Event | None = None
+        self._calls: tuple[Callable[[], None], ...] = ()
         self._told = False  # wait has raised
         self._untold = (0, 0)  # the producer's round, and how many of that round's untold failures are its events
 
@@ -221,13 +222,28 @@ class Receipt:
             self._producer._forgive(self)
             raise DeliveryFailed(self._failure.cause)
 
+    def when_settled(self, call: Callable[[], None]) -> None:
+        """Have ``call`` called once, as soon as :meth:`wait` need not wait; now if it need not.
+
+        It is called in any thread, which others wait for: it must not block, raise, or use the producer.
+        """
+        with self._producer._lock:
+            if self._open and self._failure is None:
+                self._calls += (call,)
+                return
+        call()
+
     def _settle(self, failure: Failure | None) -> None:
         """One event of it is acknowledged, or given up. The producer's lock is held."""
         self._open -= 1
         if failure is not None:
             self._failure = self._failure or failure
-        if self._signal is not None and (not self._open or failure is not None):
-            self._signal.set()
+        if not self._open or failure is not None:
+            if self._signal is not None:
+                self._signal.set()
+            calls, self._calls = self._calls, ()
+            for call in calls:
+                call()
 
 
 def _now_ms() -> int:

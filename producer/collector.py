@@ -16,6 +16,9 @@ Kinesis has acknowledged every accepted event:
 browser tracker. Every error, of whatever kind, is a JSON object with ``error``.
 
 The client's address is neither read nor stored.
+
+Here is the application for any WSGI server. :mod:`producer.collector_gateway` is what ``python -m producer collector``
+serves: the same, but that requests wait for Kinesis without a thread each.
 """
 
 from __future__ import annotations
@@ -27,11 +30,9 @@ import re
 import threading
 import time
 import uuid
-import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from http import HTTPStatus
 from multiprocessing.util import Finalize
 from pathlib import Path
@@ -41,14 +42,17 @@ import msgspec
 from flask import Flask, Request, Response, request
 from werkzeug.exceptions import HTTPException
 
-from producer.client import BufferFull, DeliveryFailed, EventProducer, ProducerClosed, local_or_environ_kinesis
-from producer.event import Event, Received, Rejected, parse_request
+from producer import posts
+from producer.client import (
+    BufferFull,
+    DeliveryFailed,
+    EventProducer,
+    ProducerClosed,
+    Receipt,
+    local_or_environ_kinesis,
+)
+from producer.posts import MAX_BODY_BYTES, MAX_DROPPED_BYTES, Answer, Head, Headers, Refused, Unavailable
 
-MAX_BODY_BYTES = 1024 * 1024
-#: How much of a refused body is read on, so that its sender sees the answer.
-MAX_DROPPED_BYTES = 16 * 1024 * 1024
-_DROPPED_AT_ONCE = 64 * 1024
-MAX_EVENTS = 10_000
 #: How long (s) after a failed delivery the collector calls itself unhealthy, if none succeeds meanwhile.
 #: It must end by itself: a collector that a load balancer has taken out gets no request to succeed with.
 UNHEALTHY_SECONDS = 30
@@ -56,42 +60,17 @@ UNHEALTHY_SECONDS = 30
 PROBES = 4
 #: Requests that are parsed at the same time. More would not be faster, but would hold more memory.
 PARSING = 4
+#: What the answers of the requests that wait may take together, in bytes: that of 10,000 events has a megabyte.
+MAX_WAITING_ANSWERS = 16 * 1024 * 1024
 PREFLIGHT_SECONDS = 86_400
 #: How long (s) a stopping process tries to put on the stream what it has already answered with 503.
 CLOSE_SECONDS = 5
 TRACKER = Path(__file__).parent / "tracker" / "liveinsight.js"
 
+_DROPPED_AT_ONCE = 64 * 1024
+_EXTENSION = "liveinsight.collector"
+
 _log = logging.getLogger("liveinsight.collector")
-
-
-class Refusal(StrEnum):
-    """Why a request was refused as a whole. ``event.Reason`` names what is wrong with its events."""
-
-    BODY_TOO_LARGE = "body_too_large"
-    TOO_MANY_EVENTS = "too_many_events"
-    UNSUPPORTED_ENCODING = "unsupported_encoding"
-    BAD_GZIP = "bad_gzip"
-    BODY_INCOMPLETE = "body_incomplete"
-    ORIGIN_NOT_ALLOWED = "origin_not_allowed"
-
-
-class Unavailable(StrEnum):
-    """Why sound events were answered with 503."""
-
-    BUSY = "busy"
-    BUFFER_FULL = "buffer_full"
-    DELIVERY_FAILED = "delivery_failed"
-    NOT_IN_TIME = "not_in_time"
-    CLOSING = "closing"
-
-
-_UNAVAILABLE: dict[Unavailable, tuple[int, str]] = {
-    Unavailable.BUSY: (2, "too many requests wait for the stream"),
-    Unavailable.BUFFER_FULL: (2, "more events wait for the stream than memory allows"),
-    Unavailable.DELIVERY_FAILED: (5, "the stream did not take the events"),
-    Unavailable.NOT_IN_TIME: (5, "the stream has not acknowledged the events in time"),
-    Unavailable.CLOSING: (2, "the collector is stopping"),
-}
 
 
 @dataclass(frozen=True)
@@ -104,7 +83,7 @@ class CollectorSettings:
     allowed_origins: tuple[str, ...] = ("*",)
     trust_edge_headers: bool = False
     answer_within: float = 10.0
-    max_waiting: int = 256
+    max_waiting: int = 4096
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> CollectorSettings:
@@ -146,24 +125,28 @@ class Intake:
         self._lock = threading.Lock()
         self._accepted = 0
         self._waiting = 0
+        self._waiting_bytes = 0
         self._rejected: Counter[str] = Counter()
         self._unavailable: Counter[str] = Counter()
         self._failed_at: int | None = None
         self._unlogged: Counter[str] = Counter()
         self._logged_at: int | None = None
 
-    def enter(self) -> bool:
-        """Begin to wait for Kinesis, unless as many as may are waiting. :meth:`leave` ends it."""
+    def enter(self, answer: Answer) -> bool:
+        """Begin to wait for Kinesis, and then to give that answer, unless as many as may do. :meth:`leave` ends it."""
+        size = len(answer.body)
         with self._lock:
             limit = self._max_waiting if self._failed_at is None else min(PROBES, self._max_waiting)
-            if self._waiting >= limit:
+            if self._waiting >= limit or (self._waiting and self._waiting_bytes + size > MAX_WAITING_ANSWERS):
                 return False
             self._waiting += 1
+            self._waiting_bytes += size
             return True
 
-    def leave(self) -> None:
+    def leave(self, answer: Answer) -> None:
         with self._lock:
             self._waiting -= 1
+            self._waiting_bytes -= len(answer.body)
 
     def delivered(self, events: int) -> None:
         with self._lock:
@@ -206,18 +189,102 @@ class Intake:
             }
 
 
-class _Refused(Exception):  # noqa: N818 - carries an answer, nothing has gone wrong here
-    def __init__(self, status: HTTPStatus, reason: str, error: str) -> None:
-        super().__init__(error)
-        self.status, self.reason, self.error = status, reason, error
-
-
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
 def _fresh_id() -> str:
     return uuid.uuid4().hex
+
+
+class Collector:
+    """The answers of ``POST /events`` and ``GET /health``, for whatever server reads the requests. Thread-safe.
+
+    ``producer`` stays its maker's. ``clock`` gives milliseconds since 1970 UTC, ``fresh_id`` a new unique id at each
+    call.
+    """
+
+    def __init__(
+        self,
+        producer: EventProducer,
+        settings: CollectorSettings,
+        clock: Callable[[], int] = _now_ms,
+        fresh_id: Callable[[], str] = _fresh_id,
+    ) -> None:
+        self.settings = settings
+        self._intake = Intake(settings.max_waiting, clock)
+        self._producer = producer
+        self._clock = clock
+        self._fresh_id = fresh_id
+
+    def check(self, headers: Headers, host: str) -> Head:
+        """Raises Refused for a request whose body need not be read. ``host``: the collector's name, in it."""
+        return posts.check(headers, host, self.settings.allowed_origins)
+
+    def take(self, head: Head, body: bytes) -> Sent | Answer:
+        """Put a request's events on their way to the stream; what comes of that, :meth:`finish` tells. Never waits.
+
+        The answer, where there is nothing to wait for. ``body`` as for :func:`producer.posts.read`; raises Refused.
+        """
+        trust = self.settings.trust_edge_headers
+        post = posts.read(head, body, posts.received(head.headers, self._clock(), self._fresh_id, trust))
+        for rejected in post.rejected:
+            self._intake.reject(rejected.reason, rejected.detail)
+        if not post.events:
+            return post.answer
+        if not self._intake.enter(post.answer):
+            return self._unavailable(Unavailable.BUSY, "")
+        try:
+            return Sent(post.answer, len(post.events), self._producer.send_many(post.events))
+        except BufferFull as error:
+            why, detail = Unavailable.BUFFER_FULL, str(error)
+        except ProducerClosed as error:
+            why, detail = Unavailable.CLOSING, str(error)
+        except BaseException:
+            self._intake.leave(post.answer)
+            raise
+        self._intake.leave(post.answer)
+        return self._unavailable(why, detail)
+
+    def finish(self, sent: Sent, timeout: float) -> Answer:
+        """The answer, when Kinesis has acknowledged the events, or has not within ``timeout`` s from now."""
+        try:
+            sent.receipt.wait(timeout)
+        except DeliveryFailed as error:
+            why, detail = Unavailable.DELIVERY_FAILED, str(error)
+        except TimeoutError:
+            why, detail = Unavailable.NOT_IN_TIME, f"not within {self.settings.answer_within:g} s"
+        else:
+            self._intake.delivered(sent.events)
+            return sent.answer
+        finally:
+            self._intake.leave(sent.answer)
+        return self._unavailable(why, detail)
+
+    def refuse(self, refused: Refused) -> Answer:
+        self._intake.reject(refused.reason, refused.error)
+        return posts.refusal(refused)
+
+    def health(self) -> Answer:
+        status = "closing" if self._producer.closing else "stream_unreachable" if self._intake.unreachable() else "ok"
+        code = HTTPStatus.OK if status == "ok" else HTTPStatus.SERVICE_UNAVAILABLE
+        return posts.json_answer(code, {"status": status, **self._producer.stats(), **self._intake.counters()})
+
+    def _unavailable(self, why: Unavailable, detail: str) -> Answer:
+        self._intake.undelivered(why, detail)
+        return posts.unavailable(why)
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A request whose events are on their way to the stream: how many, and its answer when they are there.
+
+    It holds nothing of them: while a request waits, its events are in memory once, as the producer's bytes.
+    """
+
+    answer: Answer
+    events: int
+    receipt: Receipt
 
 
 def create_app(
@@ -227,20 +294,29 @@ def create_app(
     clock: Callable[[], int] = _now_ms,
     fresh_id: Callable[[], str] = _fresh_id,
 ) -> Flask:
-    """The collector's WSGI application. ``producer`` stays its maker's: whoever made it closes it.
+    """The collector's WSGI application, which holds a thread for each request that waits.
 
-    ``clock`` gives milliseconds since 1970 UTC, ``fresh_id`` a new unique id at each call.
+    ``producer`` stays its maker's: whoever made it closes it. ``clock`` gives milliseconds since 1970 UTC, ``fresh_id``
+    a new unique id at each call. :func:`collector_of` gives what it asks.
     """
     app = Flask("liveinsight.collector", static_folder=None)
-    collector = _Collector(producer, settings, clock, fresh_id)
+    collector = app.extensions[_EXTENSION] = Collector(producer, settings, clock, fresh_id)
+    origins = settings.allowed_origins
+    parsing = threading.BoundedSemaphore(PARSING)
+
+    def take(head: Head, body: bytes) -> Sent | Answer:
+        with parsing:
+            return collector.take(head, body)
 
     @app.post("/events", provide_automatic_options=False)
     def events() -> Response:
-        return collector.take(request)
+        head = collector.check(request.headers, request.host)
+        taken = take(head, _body(request))
+        return _response(taken if isinstance(taken, Answer) else collector.finish(taken, settings.answer_within))
 
     @app.route("/events", methods=["OPTIONS"])
     def preflight() -> Response:
-        if not _allowed(request, settings):
+        if not posts.allowed(request.headers, request.host, origins):
             return _json(HTTPStatus.FORBIDDEN, {"error": "pages of this origin may not send events here"})
         response = Response(status=HTTPStatus.NO_CONTENT)
         del response.headers["Content-Type"]
@@ -251,7 +327,7 @@ def create_app(
 
     @app.get("/health")
     def health() -> Response:
-        return collector.health()
+        return _response(collector.health())
 
     @app.get("/liveinsight.js")
     def tracker() -> Response:
@@ -260,18 +336,17 @@ def create_app(
     @app.after_request
     def cross_origin(response: Response) -> Response:
         if request.path == "/events":
-            response.headers["Cache-Control"] = "no-store"
-            response.headers["Access-Control-Expose-Headers"] = "Retry-After"
-            if "*" in settings.allowed_origins:
-                response.headers["Access-Control-Allow-Origin"] = "*"
-            else:
-                response.headers["Vary"] = "Origin"
-                if (origin := request.headers.get("Origin")) and _allowed(request, settings):
-                    response.headers["Access-Control-Allow-Origin"] = origin
+            response.headers.update(posts.cross_origin(request.headers, request.host, origins))
         return response
 
-    _answer_errors_as_json(app, collector.intake)
+    _answer_errors_as_json(app, collector)
     return app
+
+
+def collector_of(app: Flask) -> Collector:
+    """What an application of :func:`create_app` asks."""
+    collector: Collector = app.extensions[_EXTENSION]
+    return collector
 
 
 def app() -> Flask:
@@ -295,101 +370,6 @@ def _close(producer: EventProducer) -> None:
         _log.error("stopped with events that the stream did not take: %s", error)
 
 
-class _Collector:
-    """The answers of ``POST /events`` and ``GET /health``."""
-
-    def __init__(
-        self,
-        producer: EventProducer,
-        settings: CollectorSettings,
-        clock: Callable[[], int],
-        fresh_id: Callable[[], str],
-    ) -> None:
-        self.intake = Intake(settings.max_waiting, clock)
-        self._producer = producer
-        self._settings = settings
-        self._clock = clock
-        self._fresh_id = fresh_id
-        self._parsing = threading.BoundedSemaphore(PARSING)
-
-    def take(self, request: Request) -> Response:
-        if not _allowed(request, self._settings):
-            raise _Refused(
-                HTTPStatus.FORBIDDEN,
-                Refusal.ORIGIN_NOT_ALLOWED,
-                f"pages of {request.headers['Origin'][:200]} may not send events here; "
-                "LIVEINSIGHT_ALLOWED_ORIGINS lists those that may",
-            )
-        body = _body(request)
-        with self._parsing:
-            outcomes = parse_request(body, self._received(request))
-        if isinstance(outcomes, Rejected):
-            raise _Refused(HTTPStatus.BAD_REQUEST, outcomes.reason, outcomes.detail)
-        if len(outcomes) > MAX_EVENTS:
-            raise _Refused(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                Refusal.TOO_MANY_EVENTS,
-                f"{len(outcomes)} events; at most {MAX_EVENTS} in one request",
-            )
-        if _is_single(body):
-            answer = _one_answer(outcomes[0])
-        else:
-            answer = _batch_answer(outcomes)
-            for outcome in outcomes:
-                if isinstance(outcome, Rejected):
-                    self.intake.reject(outcome.reason, outcome.detail)
-        accepted = [outcome for outcome in outcomes if isinstance(outcome, Event)]
-        if accepted and (why := self._deliver(accepted)):
-            seconds, error = _UNAVAILABLE[why]
-            return _json(
-                HTTPStatus.SERVICE_UNAVAILABLE,
-                {"error": f"{error}; send them again with the same ids", "reason": why},
-                {"Retry-After": str(seconds)},
-            )
-        return answer
-
-    def health(self) -> Response:
-        status = "closing" if self._producer.closing else "stream_unreachable" if self.intake.unreachable() else "ok"
-        code = HTTPStatus.OK if status == "ok" else HTTPStatus.SERVICE_UNAVAILABLE
-        return _json(code, {"status": status, **self._producer.stats(), **self.intake.counters()})
-
-    def _received(self, request: Request) -> Received:
-        language = request.headers.get("Accept-Language", "").partition(",")[0].partition(";")[0].strip()
-        country = request.headers.get("CloudFront-Viewer-Country", "") if self._settings.trust_edge_headers else ""
-        user_agent = request.headers.get("User-Agent", "")
-        return Received(
-            at=self._clock(),
-            fresh_id=self._fresh_id,
-            user_agent=user_agent.encode("latin-1", "replace").decode("utf-8", "replace"),
-            country=country if re.fullmatch(r"[A-Z][A-Z0-9]", country) else "",
-            language=language if re.fullmatch(r"[A-Za-z]{1,8}(-[A-Za-z0-9]{1,8}){0,4}", language) else "",
-        )
-
-    def _deliver(self, events: Sequence[Event]) -> Unavailable | None:
-        """Put ``events`` on the stream and wait for Kinesis; why that failed, if it did."""
-        intake, timeout = self.intake, self._settings.answer_within
-        if not intake.enter():
-            intake.undelivered(Unavailable.BUSY, "")
-            return Unavailable.BUSY
-        try:
-            self._producer.send_many(events).wait(timeout)
-        except BufferFull as error:
-            why, detail = Unavailable.BUFFER_FULL, str(error)
-        except DeliveryFailed as error:
-            why, detail = Unavailable.DELIVERY_FAILED, str(error)
-        except TimeoutError:
-            why, detail = Unavailable.NOT_IN_TIME, f"not within {timeout:g} s"
-        except ProducerClosed as error:
-            why, detail = Unavailable.CLOSING, str(error)
-        else:
-            intake.delivered(len(events))
-            return None
-        finally:
-            intake.leave()
-        intake.undelivered(why, detail)
-        return why
-
-
 def _tracker(request: Request) -> Response:
     try:
         script = TRACKER.read_bytes()
@@ -403,12 +383,11 @@ def _tracker(request: Request) -> Response:
     return response
 
 
-def _answer_errors_as_json(app: Flask, intake: Intake) -> None:
-    @app.errorhandler(_Refused)
-    def refused(refusal: _Refused) -> Response:
-        intake.reject(refusal.reason, refusal.error)
+def _answer_errors_as_json(app: Flask, collector: Collector) -> None:
+    @app.errorhandler(Refused)
+    def refused(refusal: Refused) -> Response:
         _read_on(request)
-        return _json(refusal.status, {"error": refusal.error, "reason": refusal.reason})
+        return _response(collector.refuse(refusal))
 
     @app.errorhandler(HTTPException)
     def http_error(error: HTTPException) -> Response:
@@ -418,103 +397,28 @@ def _answer_errors_as_json(app: Flask, intake: Intake) -> None:
     @app.errorhandler(Exception)
     def failed(error: Exception) -> Response:
         _log.error("request failed: %s %s", request.method, request.path, exc_info=error)
-        return _json(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": "internal error"})
+        return _response(posts.internal_error())
 
 
 def _body(request: Request) -> bytes:
-    """The request's body, unpacked, of at most ``MAX_BODY_BYTES``; raises _Refused."""
-    encoding = request.headers.get("Content-Encoding", "").strip().lower()
-    if encoding not in {"", "identity", "gzip", "x-gzip"}:
-        raise _Refused(
-            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-            Refusal.UNSUPPORTED_ENCODING,
-            f"Content-Encoding {encoding[:40]!r} is not supported; send gzip, or none",
-        )
-    if (request.content_length or 0) > MAX_BODY_BYTES:
-        raise _too_large()
+    """The body, or its first ``MAX_BODY_BYTES`` + 1."""
     # Read by hand: a length limit of werkzeug's cuts a chunked body off where it should refuse it.
     body = bytearray()
     while len(body) <= MAX_BODY_BYTES and (part := request.stream.read(MAX_BODY_BYTES + 1 - len(body))):
         body += part
-    if len(body) > MAX_BODY_BYTES:
-        raise _too_large()
-    if request.content_length is not None and len(body) < request.content_length:
-        raise _Refused(HTTPStatus.BAD_REQUEST, Refusal.BODY_INCOMPLETE, "the body ends before its Content-Length")
-    return _gunzip(bytes(body)) if encoding.endswith("gzip") else bytes(body)
+    return bytes(body)
 
 
 def _read_on(request: Request) -> None:
-    """Read and drop what is left of a refused body, within reason: answered while it still sends, a client
-    would see its connection reset and not the answer.
-    """
+    """Read and drop what is left of a refused body, within reason."""
     for _ in range(MAX_DROPPED_BYTES // _DROPPED_AT_ONCE):
         if not request.stream.read(_DROPPED_AT_ONCE):
             return
 
 
-def _gunzip(data: bytes) -> bytes:
-    unpacker = zlib.decompressobj(wbits=31)
-    try:
-        body = unpacker.decompress(data, MAX_BODY_BYTES + 1)
-    except zlib.error as error:
-        raise _Refused(HTTPStatus.BAD_REQUEST, Refusal.BAD_GZIP, f"the body is no gzip data: {error}") from None
-    if len(body) > MAX_BODY_BYTES:
-        raise _too_large()
-    if not unpacker.eof:
-        raise _Refused(HTTPStatus.BAD_REQUEST, Refusal.BAD_GZIP, "the gzip data ends early")
-    if unpacker.unused_data:
-        raise _Refused(HTTPStatus.BAD_REQUEST, Refusal.BAD_GZIP, "something follows the gzip data")
-    return body
-
-
-def _too_large() -> _Refused:
-    return _Refused(
-        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-        Refusal.BODY_TOO_LARGE,
-        f"a request has at most {MAX_BODY_BYTES} bytes, unpacked; send several",
-    )
-
-
-def _allowed(request: Request, settings: CollectorSettings) -> bool:
-    """Whether the page that sends may. What is no page (a server SDK) names no origin; the collector's own may."""
-    origin = request.headers.get("Origin")
-    if origin is None or "*" in settings.allowed_origins:
-        return True
-    origin = origin.lower()
-    return origin in settings.allowed_origins or origin.partition("://")[2] == request.host.lower()
-
-
-def _is_single(body: bytes) -> bool:
-    """Whether a body that parse_request could read is one event by itself, not an array or envelope."""
-    if body.lstrip()[:1] != b"{":
-        return False
-    return b'"events"' not in body or "events" not in msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-
-
-def _one_answer(outcome: Event | Rejected) -> Response:
-    if isinstance(outcome, Rejected):
-        raise _Refused(HTTPStatus.BAD_REQUEST, outcome.reason, outcome.detail)
-    return _json(
-        HTTPStatus.OK,
-        {"message": "Event accepted", "event_id": outcome.event_id, "session_id": outcome.session_id},
-    )
-
-
-def _batch_answer(outcomes: Sequence[Event | Rejected]) -> Response:
-    rejected, accepted = [], []
-    for index, outcome in enumerate(outcomes):
-        if isinstance(outcome, Rejected):
-            rejected.append({"index": index, "reason": outcome.reason, "error": outcome.detail})
-        else:
-            accepted.append({"index": index, "event_id": outcome.event_id, "session_id": outcome.session_id})
-    message = f"{len(accepted)} of {len(outcomes)} events accepted"
-    return _json(
-        HTTPStatus.OK,
-        {"message": message, "accepted": len(accepted), "rejected": rejected, "events": accepted},
-    )
-
-
 def _json(status: int, answer: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:
-    return Response(
-        msgspec.json.encode(answer) + b"\n", status=status, headers=headers, content_type="application/json"
-    )
+    return _response(posts.json_answer(status, answer, headers))
+
+
+def _response(answer: Answer) -> Response:
+    return Response(answer.body, status=answer.status, headers=answer.headers, content_type="application/json")

@@ -15,21 +15,16 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import io
-import logging
 import os
 import socket
 import struct
-import sys
 import termios
-import threading
-from collections import deque
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
-from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
+from producer import gateway
 from query_api.live import Stream
 
 if TYPE_CHECKING:
@@ -40,22 +35,8 @@ if TYPE_CHECKING:
 #: Seconds between two looks at a client that has not yet got what was sent to it.
 _UNREAD_PAUSE = 0.25
 
-_Push = Callable[[], Coroutine[Any, Any, None]]
 
-_log = logging.getLogger("liveinsight.query_api.gateway")
-
-
-@dataclass
-class _Request:
-    """A request on its way: ``answered`` is done when it is, but for what ``push`` is still to send."""
-
-    scope: Scope
-    protocol: HTTPProtocol
-    answered: asyncio.Future[None]
-    push: _Push | None = None
-
-
-class Gateway:
+class Gateway(gateway.Gateway):
     """An RSGI application made of a WSGI one, which handles ``threads`` requests at a time.
 
     A response whose body is a :class:`~query_api.live.Stream` is sent as its events come. Request bodies are not
@@ -63,21 +44,11 @@ class Gateway:
     """
 
     def __init__(self, app: Flask, threads: int) -> None:
-        self._app = app
-        self._requests: SimpleQueue[_Request] = SimpleQueue()
-        self._answered: deque[_Request] = deque()
-        self._waking = False
         self._connections = Connections()
         self._streams: set[Stream] = set()
         self._stopping = False
-        self._loop: asyncio.AbstractEventLoop | None = None
         app.after_request(_keep_stream)
-        # Not a ThreadPoolExecutor, with which a fifth fewer requests a second are answered from the cache.
-        for number in range(threads):
-            threading.Thread(target=self._work, name=f"request-{number}", daemon=True).start()
-
-    def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+        super().__init__(app, threads)
 
     def stop(self) -> None:
         """End every stream, also those that are still to begin. Thread-safe."""
@@ -89,55 +60,11 @@ class Gateway:
         for stream in self._streams:
             stream.end()
 
-    async def __call__(self, scope: Scope, protocol: HTTPProtocol) -> None:
-        request = _Request(scope, protocol, asyncio.get_running_loop().create_future())
-        self._requests.put(request)
-        await request.answered
-        if request.push:
-            await request.push()
-
-    def _work(self) -> None:
-        while True:
-            request = self._requests.get()
-            try:
-                request.push = self._answer(request.scope, request.protocol)
-            except Exception:  # noqa: BLE001 - one request's failure, as under WSGI
-                _log.exception("%s %s failed", request.scope.method, request.scope.path)
-                request.protocol.response_empty(500, [])
-            self._answered.append(request)
-            if not self._waking:
-                # One call wakes the loop for all who are answered until it runs.
-                self._waking = True
-                with suppress(RuntimeError):  # the loop is closed: the process ends
-                    request.answered.get_loop().call_soon_threadsafe(self._settle)
-
-    def _settle(self) -> None:
-        self._waking = False
-        while self._answered:
-            answered = self._answered.popleft().answered
-            if not answered.done():
-                answered.set_result(None)
-
-    def _answer(self, scope: Scope, protocol: HTTPProtocol) -> _Push | None:
-        """Answer a request, whole; of a stream, return what sends it."""
-        status = 500
-        headers: list[tuple[str, str]] = []
-
-        def start_response(
-            given: str, fields: list[tuple[str, str]], exc_info: object = None
-        ) -> Callable[[bytes], None]:
-            nonlocal status, headers
-            status, headers = int(given[:3]), fields
-            return _write
-
-        body: Iterable[bytes] = self._app.wsgi_app(_environ(scope), start_response)
+    def _later(
+        self, scope: Scope, protocol: HTTPProtocol, status: int, headers: list[tuple[str, str]], body: Iterable[bytes]
+    ) -> gateway.Push | None:
         if isinstance(body, Stream):
-            return lambda: self._push(protocol, status, headers, body, scope.client)
-        try:
-            protocol.response_bytes(status, headers, b"".join(body))
-        finally:
-            if close := getattr(body, "close", None):
-                close()
+            return partial(self._push, protocol, status, headers, body, scope.client)
         return None
 
     async def _push(
@@ -219,38 +146,3 @@ def _keep_stream(response: Response) -> Response:
     if isinstance(response.response, Stream):
         response.direct_passthrough = True
     return response
-
-
-def _write(data: bytes) -> None:
-    raise NotImplementedError("PEP 3333's write() is for old frameworks; Flask returns its bodies")
-
-
-def _environ(scope: Scope) -> dict[str, Any]:
-    """PEP 3333's environ of a request without a body."""
-    address, _, port = scope.server.rpartition(":")
-    environ = {
-        "REQUEST_METHOD": scope.method,
-        "SCRIPT_NAME": "",
-        # PEP 3333: the bytes of the path, each as one character.
-        "PATH_INFO": scope.path.encode().decode("latin-1"),
-        "QUERY_STRING": scope.query_string,
-        "SERVER_NAME": address.strip("[]"),
-        "SERVER_PORT": port,
-        "SERVER_PROTOCOL": f"HTTP/{scope.http_version}",
-        "REMOTE_ADDR": scope.client.rpartition(":")[0].strip("[]"),
-        "wsgi.version": (1, 0),
-        "wsgi.url_scheme": scope.scheme,
-        "wsgi.input": io.BytesIO(),
-        "wsgi.input_terminated": True,
-        "wsgi.errors": sys.stderr,
-        "wsgi.multithread": True,
-        "wsgi.multiprocess": True,
-        "wsgi.run_once": False,
-    }
-    for name, value in scope.headers.items():
-        key = name.upper().replace("-", "_")
-        key = key if key in {"CONTENT_TYPE", "CONTENT_LENGTH"} else f"HTTP_{key}"
-        environ[key] = f"{environ[key]},{value}" if key in environ else value
-    # A request in absolute form names its host there.
-    environ.setdefault("HTTP_HOST", scope.authority or "")
-    return environ

@@ -67,11 +67,16 @@ class Row(Struct, frozen=True):
     note: str = ""
 
 
-def in_turns(ways: Mapping[str, Callable[[], float]], rounds: int, what: str = "") -> dict[str, list[float]]:
-    """What each way returns, ``rounds`` times, taking turns. One turn more comes first and does not count: it warms caches."""
+def in_turns(
+    ways: Mapping[str, Callable[[], float]], rounds: int, what: str = "", *, warm: bool = True
+) -> dict[str, list[float]]:
+    """What each way returns, ``rounds`` times, taking turns. To ``warm`` caches, one turn more comes first and does not
+    count; a way that can only be measured for a second or more leaves that out where nobody looks at the figures.
+    """
     found: dict[str, list[float]] = {name: [] for name in ways}
-    with tqdm(total=(rounds + 1) * len(ways), desc=what, unit="run", disable=None, leave=False) as bar:
-        for turn in range(rounds + 1):
+    turns = range(0 if warm else 1, rounds + 1)
+    with tqdm(total=len(turns) * len(ways), desc=what, unit="run", disable=None, leave=False) as bar:
+        for turn in turns:
             for name, measure in ways.items():
                 figure = measure()
                 if turn:

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from tests.benchmarks import bench_api, bench_cold_start, bench_reads, bench_replay, bench_units
+from tests.benchmarks import bench_api, bench_cold_start, bench_collector, bench_reads, bench_replay, bench_units
 from tests.benchmarks.api_data import Plan, events_of, stored
 from tests.fake_dynamodb import NAMES
 
@@ -64,6 +64,16 @@ def test_the_api_bears_some_dashboards(tmp_path, capsys) -> None:
     for ways in found["saturated"].values():
         assert all(one["rate"] > 0 and one["errors"] == {} for way in ways.values() for one in way)
     assert "no errors" in said
+
+
+@pytest.mark.long
+def test_the_collector_and_its_peers_answer_all_that_is_posted() -> None:
+    if not shutil.which("wrk"):
+        pytest.skip(bench_collector.MISSING)
+    [row] = bench_collector.rows(quick=True)
+    assert all(figures.median > 0 for figures in row.figures.values())
+    assert row.note.count(" 0 x 503, 0 other refusals, 0 broken") == len(row.figures) == 3
+    assert [ratio.against for ratio in row.ratios] == [name for name in row.figures if name != row.ours]
 
 
 def test_a_replay_and_live_consumption_count_the_same_events_in_other_batches(tmp_path, capsys) -> None:

@@ -17,7 +17,7 @@ import pytest
 import producer.__main__ as producer_command
 import query_api.__main__ as query_command
 from infra.local import stacks
-from producer import collector
+from producer import collector, posts
 from producer.client import EventProducer, ProducerSettings
 from producer.collector import CollectorSettings
 from query_api.routes import ENDPOINTS
@@ -339,7 +339,7 @@ def test_the_edge_passes_the_country_that_the_collector_reads_and_keeps_what_the
     passed = properties["OriginRequestPolicyConfig"]
     assert passed["HeadersConfig"]["HeaderBehavior"] == "allViewerAndWhitelistCloudFront"
     (header,) = passed["HeadersConfig"]["Headers"]
-    assert f'request.headers.get("{header}"' in inspect.getsource(collector)
+    assert f'headers.get("{header.lower()}"' in inspect.getsource(posts)
     assert passed["CookiesConfig"] == {"CookieBehavior": "none"}
     config = edge.resources["Distribution"]["Properties"]["DistributionConfig"]
     behaviours = [config["DefaultCacheBehavior"], *config["CacheBehaviors"]]

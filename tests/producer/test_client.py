@@ -304,6 +304,34 @@ def test_a_waiter_is_told_as_soon_as_one_event_is_given_up():
 # -- group commit -------------------------------------------------------------------------------------
 
 
+def test_who_does_not_want_to_wait_is_called_once_however_it_ends():
+    kinesis = FakeKinesis()
+    kinesis.gate.clear()
+    called = []
+    with a_producer(kinesis, linger=0) as producer:
+        receipt = producer.send_many([an_event(f"s{number}") for number in range(100)])
+        receipt.when_settled(lambda: called.append("first"))
+        receipt.when_settled(lambda: called.append("second"))
+        assert kinesis.called.wait(5)
+        assert called == []
+        kinesis.gate.set()
+        receipt.wait(10)
+    assert called == ["first", "second"]
+    receipt.when_settled(lambda: called.append("afterwards"))
+    assert called[2:] == ["afterwards"]
+
+
+def test_who_does_not_want_to_wait_is_called_when_the_first_event_is_given_up():
+    kinesis = FakeKinesis(not_found)
+    called = threading.Event()
+    with a_producer(kinesis, linger=0) as producer:
+        receipt = producer.send(an_event())
+        receipt.when_settled(called.set)
+        assert called.wait(10)
+        with pytest.raises(DeliveryFailed):
+            receipt.wait(0)
+
+
 def test_events_that_come_while_a_call_is_under_way_share_the_next_one():
     kinesis = FakeKinesis()
     kinesis.gate.clear()

@@ -1,37 +1,60 @@
-"""The collector through its HTTP door, with a producer whose deliveries the test decides."""
+"""The collector through its HTTP doors, with a producer whose deliveries the test decides.
 
+Each test goes through both: Flask's WSGI, and what ``python -m producer collector`` serves, granian's RSGI.
+"""
+
+import asyncio
+import functools
 import gzip
+import http.client
 import io
 import itertools
 import json
 import logging
+import socket
 import threading
+import time
 import zlib
 
 import pytest
+from granian.constants import Interfaces
+from granian.server.embed import Server
 from hypothesis import given
 from hypothesis import strategies as st
 from werkzeug.test import TestResponse, create_environ, run_wsgi_app
 
-from producer import collector, erasure
+from producer import collector, erasure, posts
 from producer.client import BufferFull, DeliveryFailed, ProducerClosed
-from producer.collector import MAX_BODY_BYTES, MAX_DROPPED_BYTES, MAX_EVENTS, CollectorSettings, Refusal, create_app
+from producer.collector import CollectorSettings, create_app
+from producer.collector_gateway import CollectorGateway
 from producer.event import Reason, encode
+from producer.posts import MAX_BODY_BYTES, MAX_DROPPED_BYTES, MAX_EVENTS, Refusal
+from tests.free_ports import free_ports
 
 NOW = 1_795_000_000_000
 
 
 class FakeReceipt:
+    """Settled once the producer is told to ``acknowledge``."""
+
     def __init__(self, producer):
         self.producer = producer
 
     def wait(self, timeout):
-        self.producer.waited.append(timeout)
-        self.producer.waiting.release()
-        if not self.producer.acknowledge.wait(5):
-            raise AssertionError("the test never let Kinesis acknowledge")
+        if timeout:
+            self.producer.waiting.release()
+        if not self.producer.acknowledge.wait(timeout):
+            raise TimeoutError
         if self.producer.failure:
             raise self.producer.failure
+
+    def when_settled(self, call):
+        def wait():
+            if self.producer.acknowledge.wait(20):
+                call()
+
+        threading.Thread(target=wait, daemon=True).start()
+        self.producer.waiting.release()
 
 
 class FakeProducer:
@@ -39,7 +62,7 @@ class FakeProducer:
 
     def __init__(self):
         self.events = []
-        self.waited = []
+        self.sent = 0
         self.full = None
         self.failure = None
         self.closing = False
@@ -51,6 +74,7 @@ class FakeProducer:
         if self.full:
             raise self.full
         self.events += events
+        self.sent += 1
         return FakeReceipt(self)
 
     def stats(self):
@@ -65,8 +89,60 @@ class Clock:
         return self.now
 
 
+class Granian:
+    """A server in this process, for as many collectors as there are: a header names the one that is meant."""
+
+    def __init__(self):
+        self.gateways = {}
+        [self.port] = free_ports(1)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port)).close()
+            except ConnectionRefusedError:
+                assert time.monotonic() < deadline, "no server"
+                time.sleep(0.01)
+            else:
+                return
+
+    def _run(self):
+        asyncio.set_event_loop(self._loop)
+        self._server = Server(
+            self._answer, port=self.port, interface=Interfaces.RSGI, log_enabled=False, backpressure=1024
+        )
+        self._loop.run_until_complete(self._server.serve())
+
+    async def _answer(self, scope, protocol):
+        await self.gateways[scope.headers.get("x-collector")](scope, protocol)
+
+    def add(self, app):
+        name = str(len(self.gateways))
+        self.gateways[name] = CollectorGateway(app, 1)
+        return name
+
+    def stop(self):
+        self._loop.call_soon_threadsafe(self._server.stop)
+        self._thread.join(20)
+
+
+@pytest.fixture(scope="module", autouse=True, params=["flask", "granian"])
+def front(request):
+    if request.param == "flask":
+        yield request.param
+        return
+    Door.server = Granian()
+    yield request.param
+    Door.server.stop()
+    Door.server = None
+
+
 class Door:
     """One collector: ``post`` and ``get`` speak HTTP with it."""
+
+    server = None
 
     def __init__(self, settings=None, clock=None):
         numbers = itertools.count(1)
@@ -76,18 +152,55 @@ class Door:
             self.producer, settings or CollectorSettings(), clock=self.clock, fresh_id=lambda: f"made-{next(numbers)}"
         )
 
+        self.name = self.server and self.server.add(self.app)
+
+    def open(self, method, path, data=b"", headers=(), content_type=None, address="127.0.0.1"):
+        headers = dict(headers) if content_type is None else {**dict(headers), "Content-Type": content_type}
+        if not self.server:
+            there = {"REMOTE_ADDR": address}
+            return self.app.test_client().open(path, method=method, data=data, headers=headers, environ_base=there)
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=20)
+        try:
+            encoded = {name: value.encode() for name, value in headers.items()}
+            connection.request(method, path, data, {**encoded, "X-Collector": self.name})
+            return answer_of(connection.getresponse())
+        finally:
+            connection.close()
+
     def post(self, body, **request):
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        return self.app.test_client().post("/events", data=data, **request)
+        return self.open("POST", "/events", data, **request)
+
+    def post_parts(self, parts, length=None):
+        """A body in pieces, that ends where they do, whatever ``length`` was announced; chunked without one."""
+        if not self.server:
+            told = {"HTTP_TRANSFER_ENCODING": "chunked"} if length is None else {"CONTENT_LENGTH": str(length)}
+            return post_stream(self, io.BytesIO(b"".join(parts)), **told)
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=20)
+        try:
+            told = {"Transfer-Encoding": "chunked"} if length is None else {"Content-Length": str(length)}
+            connection.request(
+                "POST", "/events", iter(parts), {**told, "X-Collector": self.name}, encode_chunked=length is None
+            )
+            if length is not None and sum(map(len, parts)) < length:
+                connection.sock.shutdown(socket.SHUT_WR)
+            return answer_of(connection.getresponse())
+        finally:
+            connection.close()
 
     def get(self, path, **request):
-        return self.app.test_client().get(path, **request)
+        return self.open("GET", path, **request)
 
     def options(self, origin):
-        return self.app.test_client().options("/events", headers={"Origin": origin} if origin else {})
+        return self.open("OPTIONS", "/events", headers={"Origin": origin} if origin else {})
 
     def health(self):
         return self.get("/health").get_json()
+
+
+def answer_of(response):
+    """As Flask's client has it."""
+    return TestResponse([response.read()], f"{response.status} {response.reason}", response.getheaders(), request=None)
 
 
 def view(**fields):
@@ -172,7 +285,7 @@ def test_a_batch_of_which_nothing_is_accepted_was_read_all_the_same(body):
     door = Door()
     answer = door.post(body)
     assert (answer.status_code, answer.get_json()["accepted"]) == (200, 0)
-    assert door.producer.waited == [], "there is nothing to wait for"
+    assert door.producer.sent == 0, "there is nothing to wait for"
 
 
 def test_sent_at_corrects_the_senders_clock():
@@ -216,6 +329,11 @@ def test_a_body_may_have_a_mebibyte_and_not_a_byte_more():
     assert (answer.status_code, answer.get_json()["reason"]) == (413, Refusal.BODY_TOO_LARGE)
 
 
+def flask_only(front):
+    if front != "flask":
+        pytest.skip("of Flask's own reading")
+
+
 def post_stream(door, stream, **environ):
     """As the server does it: the stream ends where the body does, whatever length was announced."""
     environ = {
@@ -229,12 +347,21 @@ def post_stream(door, stream, **environ):
 
 @pytest.mark.parametrize(("size", "status"), [(MAX_BODY_BYTES, 200), (MAX_BODY_BYTES + 1, 413)])
 def test_a_body_of_unknown_length_is_bounded_too(size, status):
-    answer = post_stream(Door(), io.BytesIO(b"[]".ljust(size)), HTTP_TRANSFER_ENCODING="chunked")
-    assert answer.status_code == status
+    body = b"[]".ljust(size)
+    assert Door().post_parts([body[:100_000], body[100_000:]]).status_code == status
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_who_sends_too_much_sees_the_answer_and_not_a_closed_connection(told):
+    parts = [bytes(MAX_BODY_BYTES)] * 8
+    answer = Door().post_parts(parts, len(b"".join(parts)) if told else None)
+    assert (answer.status_code, answer.get_json()["reason"]) == (413, Refusal.BODY_TOO_LARGE)
 
 
 @pytest.mark.parametrize(("size", "read"), [(MAX_BODY_BYTES + 1, MAX_BODY_BYTES + 1), (2**30, MAX_DROPPED_BYTES)])
-def test_a_body_that_is_too_large_is_read_on_within_reason_so_that_its_sender_sees_the_answer(size, read):
+def test_a_body_that_is_too_large_is_read_on_within_reason_so_that_its_sender_sees_the_answer(front, size, read):
+    flask_only(front)
+
     class Body(io.RawIOBase):
         count = 0
 
@@ -251,8 +378,9 @@ def test_a_body_that_is_too_large_is_read_on_within_reason_so_that_its_sender_se
     assert (answer.status_code, stream.count) == (413, read)
 
 
-def test_a_body_that_ends_early_is_refused():
-    answer = post_stream(Door(), io.BytesIO(b"[]"), CONTENT_LENGTH="3")
+@pytest.mark.parametrize("length", [3, 100_000], ids=["short", "long"])
+def test_a_body_that_ends_early_is_refused(length):
+    answer = Door().post_parts([b"[]"], length)
     assert (answer.status_code, answer.get_json()["reason"]) == (400, Refusal.BODY_INCOMPLETE)
 
 
@@ -281,6 +409,11 @@ def test_the_limit_holds_for_what_gzip_unpacks_to(size):
     assert answer.status_code == (200 if size == MAX_BODY_BYTES else 413)
 
 
+@functools.cache
+def bomb():
+    return gzip.compress(bytes(200 * MAX_BODY_BYTES), 1)
+
+
 def test_a_gzip_bomb_is_not_unpacked_beyond_the_limit(monkeypatch):
     unpacked = []
 
@@ -297,8 +430,8 @@ def test_a_gzip_bomb_is_not_unpacked_beyond_the_limit(monkeypatch):
             return getattr(self.inner, name)
 
     real = zlib.decompressobj
-    monkeypatch.setattr(collector.zlib, "decompressobj", Watched)
-    answer = gzipped(Door(), gzip.compress(bytes(200 * MAX_BODY_BYTES)))
+    monkeypatch.setattr(posts.zlib, "decompressobj", Watched)
+    answer = gzipped(Door(), bomb())
     assert answer.status_code == 413
     assert unpacked == [MAX_BODY_BYTES + 1]
 
@@ -326,9 +459,30 @@ def test_other_encodings_are_a_415(encoding):
     assert (answer.status_code, answer.get_json()["reason"]) == (415, Refusal.UNSUPPORTED_ENCODING)
 
 
+@functools.cache
+def any_door(front):
+    return Door()
+
+
+def test_a_header_that_comes_twice_counts_as_one_with_both():
+    door = Door()
+    if door.server:
+        connection = http.client.HTTPConnection("127.0.0.1", door.server.port, timeout=20)
+        connection.putrequest("POST", "/events")
+        for name, value in [("Content-Encoding", "gzip"), ("Content-Encoding", "gzip"), ("X-Collector", door.name)]:
+            connection.putheader(name, value)
+        connection.putheader("Content-Length", "2")
+        connection.endheaders(b"[]")
+        answer = answer_of(connection.getresponse())
+        connection.close()
+    else:
+        answer = door.post(b"[]", headers={"Content-Encoding": "gzip,gzip"})
+    assert (answer.status_code, answer.get_json()["reason"]) == (415, Refusal.UNSUPPORTED_ENCODING)
+
+
 @given(st.binary(max_size=80))
-def test_any_body_gets_an_answer_in_json(body):
-    answer = Door().post(body)
+def test_any_body_gets_an_answer_in_json(front, body):
+    answer = any_door(front).post(body)
     assert answer.status_code in {200, 400}
     assert answer.is_json
 
@@ -343,8 +497,18 @@ def in_background(call):
     return thread, answers
 
 
+def test_the_answer_waits_for_the_acknowledgement_so_long_and_no_longer():
+    door = Door(CollectorSettings(answer_within=0.3))
+    door.producer.acknowledge.clear()
+    began = time.monotonic()
+    answer = door.post(view())
+    assert (answer.status_code, answer.get_json()["reason"]) == (503, "not_in_time")
+    assert time.monotonic() - began >= 0.29
+    assert door.health()["waiting"] == 0
+
+
 def test_the_answer_waits_for_the_acknowledgement():
-    door = Door(CollectorSettings(answer_within=7.5))
+    door = Door()
     door.producer.acknowledge.clear()
     thread, answers = in_background(lambda: door.post(view()))
     assert door.producer.waiting.acquire(timeout=5)
@@ -354,7 +518,6 @@ def test_the_answer_waits_for_the_acknowledgement():
     door.producer.acknowledge.set()
     thread.join(5)
     assert answers[0].status_code == 200
-    assert door.producer.waited == [7.5]
     assert (door.health()["waiting"], door.health()["accepted"]) == (0, 1)
 
 
@@ -398,6 +561,25 @@ def test_no_more_requests_wait_than_may():
     assert door.post(view()).status_code == 200
 
 
+def test_no_more_answers_wait_than_memory_allows(monkeypatch):
+    """A batch of which nearly nothing is accepted needs little of the producer's buffer, but its answer is long."""
+    monkeypatch.setattr(collector, "MAX_WAITING_ANSWERS", 50_000)
+    door = Door()
+    door.producer.acknowledge.clear()
+    batch = [view(), *[{}] * 400]
+    thread, answers = in_background(lambda: door.post(batch))
+    assert door.producer.waiting.acquire(timeout=5)
+    answer = door.post(batch)
+    assert (answer.status_code, answer.get_json()["reason"]) == (503, "busy")
+    other, others = in_background(lambda: door.post(view()))
+    assert door.producer.waiting.acquire(timeout=5)
+    door.producer.acknowledge.set()
+    thread.join(5)
+    other.join(5)
+    assert [done.status_code for done in answers + others] == [200, 200]
+    assert door.post(batch).status_code == 200
+
+
 def test_while_the_stream_fails_only_a_few_requests_try_it():
     door = Door()
     door.producer.failure = DeliveryFailed("down")
@@ -436,7 +618,7 @@ HEADERS = {
 
 def facts_of(settings=None, headers=HEADERS, **fields):
     door = Door(settings)
-    assert door.post(view(**fields), headers=headers, environ_base={"REMOTE_ADDR": "198.51.100.88"}).status_code == 200
+    assert door.post(view(**fields), headers=headers, address="198.51.100.88").status_code == 200
     [event] = door.producer.events
     return event
 
@@ -464,15 +646,19 @@ def test_the_language_is_the_first_tag(header, language):
     assert facts_of(headers={"Accept-Language": header}).language == language
 
 
-def test_a_user_agent_that_is_no_ascii():
+def test_a_user_agent_that_is_no_ascii(front):
+    flask_only(front)  # granian leaves such a header out
     assert facts_of(headers={"User-Agent": "Zoë".encode().decode("latin-1")}).user_agent == "Zoë"
+
+
+def test_a_user_agent_is_cut():
     assert facts_of(headers={"User-Agent": "x" * 600}).user_agent == "x" * 512
 
 
 def test_the_clients_address_is_not_kept(caplog):
     with caplog.at_level(logging.DEBUG):
         event = facts_of(CollectorSettings(trust_edge_headers=True))
-        Door().post(b"nonsense", environ_base={"REMOTE_ADDR": "198.51.100.88"}, headers=HEADERS)
+        Door().post(b"nonsense", address="198.51.100.88", headers=HEADERS)
     for address in (b"203.0.113.77", b"198.51.100.88"):
         assert address not in encode(event)
         assert address.decode() not in caplog.text
@@ -623,7 +809,7 @@ def test_a_tracker_that_is_not_there_is_a_404(tmp_path, monkeypatch):
     ],
 )
 def test_every_error_has_one_shape(method, path, status):
-    answer = Door().app.test_client().open(path, method=method)
+    answer = Door().open(method, path)
     assert answer.status_code == status
     assert answer.is_json
     assert answer.get_json().keys() == {"error"}
