@@ -68,7 +68,7 @@ class Rejected(Struct, frozen=True):
 _SITE_ID = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 _ID = "[A-Za-z0-9._:~@+=-]{1,128}"
 _NAME = r"[^\x00-\x1f\x7f]{1,64}"
-_COUNTRY = "([A-Z][A-Z0-9])?"
+_COUNTRY = "(?:[A-Z][A-Z0-9])?"
 SiteId = Annotated[str, Meta(pattern=rf"^{_SITE_ID}\Z")]
 Id = Annotated[str, Meta(pattern=rf"^{_ID}\Z")]
 Name = Annotated[str, Meta(pattern=rf"^{_NAME}\Z")]
@@ -199,8 +199,8 @@ def decode(data: bytes) -> Event | Rejected:
     return event
 
 
-#: All names of an event at once; a space is in the last of them only.
-_named = re.compile(f"{_ID} {_ID} {_SITE_ID} {_COUNTRY} {_NAME}").fullmatch
+# All names of an event at once; a space is in the last of them only. What a part has taken it need not give back ("+").
+_named = re.compile(f"{_ID}+ {_ID}+ {_SITE_ID}+ {_COUNTRY}+ {_NAME}").fullmatch
 
 
 def _misnamed(event: Event) -> Rejected:

@@ -19,9 +19,9 @@ from producer.event import Event, decode
 from stream_consumer.footprint import footprint
 from stream_consumer.items import MAX_STORED_EVENTS, Item, Positions, StoredRollUp, StoredSession, footprint_item
 from stream_consumer.kinesis_batch import Arrived, ErasureArrived
-from stream_consumer.rollup import QUARTER_MS, Folding, Passed, RollUp, Share, Standing, quarter_of, standing
+from stream_consumer.rollup import Folding, Passed, RollUp, Share, Standing, quarter_of, standing
 from stream_consumer.seen import Verdict
-from stream_consumer.session import Session
+from stream_consumer.session import Merged, Session
 from stream_consumer.table import RollUpName, SessionName
 
 Entry = Arrived | ErasureArrived
@@ -148,30 +148,36 @@ class Fold:
         if (before.quarter if before else quarter_of(new[0].event.timestamp)) != after.quarter:
             # It began in an earlier quarter than was thought: every step of the way has a roll-up of its own.
             self._note(_fold_steps(_start(name, held, entries), held, self._shard_id, {}))
-            return into
-        first, last = new[0].position, new[-1].position
-        if not self._first or first < self._first:
-            self._first = first
-        share = self._reach(name[0], after.quarter, last)
-        share.move_session(before, after)
-        if quarter_of(merged.earliest) == quarter_of(merged.latest) == after.quarter:
-            share.count_events(merged.applied)
         else:
-            of_quarter: defaultdict[int, list[Arrived]] = defaultdict(list)
-            for entry in new:
-                at = entry.event.timestamp
-                of_quarter[at - at % QUARTER_MS].append(entry)
-            for quarter, some in of_quarter.items():
-                self._reach(name[0], quarter, some[-1].position).count_events([entry.event for entry in some])
+            self._count(name[0], new, merged, before, after)
         return into
 
     def _not_in(self, into: FoldedSession) -> list[Arrived]:
         """What the table's session has not yet; the rest is a redelivery. There is no erasure among the entries."""
         new: list[Arrived] = into.entries  # type: ignore[assignment]
-        if at := into.positions.get(self._shard_id):
-            new = [entry for entry in new if entry.position > at] if new[0].position <= at else new
+        at, first = into.positions.get(self._shard_id, ""), new[0].position
+        if first <= at:
+            new = [entry for entry in new if entry.position > at]
             into.verdicts += [Verdict.DUPLICATE] * (len(into.entries) - len(new))
+            first = new[0].position if new else ""
+        if first and (not self._first or first < self._first):
+            self._first = first
         return new
+
+    def _count(
+        self, site_id: str, new: Sequence[Arrived], merged: Merged, before: Standing | None, after: Standing
+    ) -> None:
+        """Count applied events of one session where they happened, and the session where it began and begins."""
+        share = self._reach(site_id, after.quarter, new[-1].position)
+        share.move_session(before, after)
+        if quarter_of(merged.earliest) == quarter_of(merged.latest) == after.quarter:
+            share.count_events(merged.applied)
+            return
+        of_quarter: defaultdict[int, list[Arrived]] = defaultdict(list)
+        for entry in new:
+            of_quarter[quarter_of(entry.event.timestamp)].append(entry)
+        for quarter, some in of_quarter.items():
+            self._reach(site_id, quarter, some[-1].position).count_events([entry.event for entry in some])
 
     def _note(self, steps: Iterable[Step]) -> None:
         """Take single steps into the shares of the roll-ups that they touch."""

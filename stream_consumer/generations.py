@@ -164,7 +164,11 @@ class _Scoped:
     def _put(self, table: str, item: Item) -> Item:
         if table not in self._tables or item["pk"]["S"] in UNSCOPED:
             return item
-        return item | {name: {"S": self._prefix + item[name]["S"]} for name in _KEYS if name in item}
+        changed = dict(item)
+        for name in _KEYS:
+            if name in item:
+                changed[name] = {"S": self._prefix + item[name]["S"]}
+        return changed
 
     def _take(self, table: str, item: Item) -> Item:
         if table not in self._tables:

@@ -69,7 +69,7 @@ class StoredSession(Struct, frozen=True):
     def standing(self, session: Session) -> Standing | None:
         """What ``session``, which is this one, stands for in the roll-ups: as it was counted, if that is known."""
         now = standing(session)
-        if now is None or len(self.counted) != len(SESSION_MEASURES):
+        if now is None or now.amounts == self.counted or len(self.counted) != len(SESSION_MEASURES):
             return now
         duration = self.counted[SESSION_MEASURES.index("duration")]
         return msgspec.structs.replace(now, amounts=self.counted, duration=bucket_of(duration))
@@ -311,6 +311,8 @@ def chunk_items(session: Session, shard_id: str, events: list[tuple[str, bytes]]
 
 
 def _parts(events: list[tuple[str, bytes]]) -> list[list[tuple[str, bytes]]]:
+    if sum([len(position) + len(data) for position, data in events]) <= MAX_CHUNK_BYTES:
+        return [events] if events else []
     parts: list[list[tuple[str, bytes]]] = []
     room = 0
     for event in events:

@@ -102,9 +102,10 @@ def read(lambda_event: Mapping[str, Any]) -> Batch:
     if not records:
         raise ValueError("the event has no Records: is this function mapped to a Kinesis stream?")
     shard_id = _shard_of(records[0])
+    of_shard = f"{shard_id}:"
     entries: list[Entry] = []
     for record in records:
-        if _shard_of(record) != shard_id:
+        if not record["eventID"].startswith(of_shard):
             raise ValueError(f"one batch holds records of {shard_id} and of {_shard_of(record)}")
         kinesis = record["kinesis"]
         sequence_number = str(kinesis["sequenceNumber"])

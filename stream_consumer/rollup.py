@@ -238,18 +238,21 @@ class Share:
     sessions the difference between what it stood for and what it stands for.
     """
 
-    __slots__ = ("_events", "_moves", "began", "durations", "passed")
+    __slots__ = ("_events", "_moves", "began", "durations", "passed", "visitors")
 
     def __init__(self, passed: Passed) -> None:
         self.passed = passed
         self._events: list[Event] = []
+        self.visitors: set[str] = set()
         self._moves: list[tuple[tuple[tuple[str, ...], ...], int]] = []  # labels, and the packed amounts that they get
         self.began: defaultdict[int, int] = defaultdict(int)
         self.durations: defaultdict[str, int] = defaultdict(int)
 
-    def count_events(self, events: Iterable[Event]) -> None:
-        """Count applied events of this quarter."""
+    def count_events(self, events: Sequence[Event]) -> None:
+        """Count applied events, at least one, of this quarter and of one session."""
         self._events.extend(events)
+        session_id = events[0].session_id
+        self.visitors.update([visitor_of(user_id, session_id) for user_id in {event.user_id for event in events}])
 
     def move_session(self, before: Standing | None, after: Standing | None) -> None:
         """A session stood for ``before``, and stands for ``after``; either in this quarter, or None."""
@@ -269,32 +272,30 @@ class Share:
         """The latest arrival of its events (ms), 0 without any."""
         return max([event.received_at for event in self._events], default=0)
 
-    def visitors(self) -> set[str]:
-        """Who they were."""
-        return {visitor_of(user_id, session_id) for user_id, session_id in self._senders()}
-
     def pages(self) -> set[str]:
         """The labels of the pages that were viewed."""
-        return {bounded(page_of(url)) for url in self._viewed()}
+        return {bounded(page_of(event.page_url)) for event in self._events if event.event_type == PAGE_VIEW}
 
-    def minutes(self) -> list[list[int]]:
-        """EVENT_MEASURES of each minute."""
-        rows = [[0] * len(EVENT_MEASURES) for _ in range(MINUTES)]
-        for (kind, minute), count in self._kinds().items():
-            row = rows[minute % MINUTES]
+    def event_sums(self) -> tuple[list[list[int]], dict[str, dict[str, tuple[int, ...]]]]:
+        """EVENT_MEASURES of each minute; and by event dimension and label, the sums of its measures."""
+        minutes = [[0] * len(EVENT_MEASURES) for _ in range(MINUTES)]
+        kinds: dict[str, int] = {}
+        of_minutes = Tally([(event.event_type, event.timestamp // MINUTE_MS) for event in self._events])
+        for (kind, minute), count in of_minutes.items():
+            kinds[kind] = kinds.get(kind, 0) + count
+            row = minutes[minute % MINUTES]
             row[0] += count
             if kind == PAGE_VIEW:
                 row[1] += count
             elif kind == CONVERSION:
                 row[2] += count
-        return rows
-
-    def event_sums(self) -> dict[str, dict[str, tuple[int, ...]]]:
-        """By event dimension and label, the sums of its measures."""
-        kinds = _summed((bounded(kind), (count,)) for (kind, _), count in self._kinds().items())
-        pages = _summed((bounded(page_of(url)), (count,)) for url, count in self._viewed().items())
+        viewed = Tally([event.page_url for event in self._events if event.event_type == PAGE_VIEW])
         conversions = [event for event in self._events if event.event_type == CONVERSION] if CONVERSION in kinds else ()
-        return {"event_type": kinds, "page": pages, "conversion": _summed(map(_conversion, conversions))}
+        return minutes, {
+            "event_type": _summed((bounded(kind), (count,)) for kind, count in kinds.items()),
+            "page": _summed((bounded(page_of(url)), (count,)) for url, count in viewed.items()),
+            "conversion": _summed(map(_conversion, conversions)),
+        }
 
     def session_sums(self) -> dict[str, dict[str, int]]:
         """By session dimension and label, the packed sum of its measures."""
@@ -311,17 +312,6 @@ class Share:
                     sums.pop("", None)
                 found[dimension] = sums
         return found
-
-    def _kinds(self) -> Tally[tuple[str, int]]:
-        """How many events there are of each type and minute (since 1970)."""
-        return Tally([(event.event_type, event.timestamp // MINUTE_MS) for event in self._events])
-
-    def _viewed(self) -> Tally[str]:
-        """How often each URL was viewed."""
-        return Tally([event.page_url for event in self._events if event.event_type == PAGE_VIEW])
-
-    def _senders(self) -> set[tuple[str, str]]:
-        return {(event.user_id, event.session_id) for event in self._events}
 
 
 def _summed(amounts: Iterable[tuple[str, tuple[int, ...]]]) -> dict[str, tuple[int, ...]]:
@@ -378,11 +368,11 @@ class Folding:
         """Add all of a batch's share; False, and nothing is added, where bounds might be reached on the way: then it
         matters in which order events came, and they are to be counted and moved one by one.
         """
-        events, sessions = share.event_sums(), share.session_sums()
+        (minutes, events), sessions = share.event_sums(), share.session_sums()
         if not self._has_room(events, sessions, share.passed):
             return False
         rollup = self._rollup
-        rollup.minutes = [list(map(add, *rows)) for rows in zip(rollup.minutes, share.minutes(), strict=True)]
+        rollup.minutes = [list(map(add, *rows)) for rows in zip(rollup.minutes, minutes, strict=True)]
         for minute, packed in share.began.items():
             rollup.began[minute] = list(map(add, rollup.began[minute], _unpack(packed)))
         for dimension, sums in events.items():
@@ -393,7 +383,7 @@ class Folding:
                 rollup.counter(dimension).add(label, _unpack(packed), SESSION_DIMENSIONS[dimension])
         for bucket, count in share.durations.items():
             self._add_duration(bucket, count)
-        for visitor in share.visitors():
+        for visitor in share.visitors:
             self._visitors.add(visitor)
         rollup.received = max(rollup.received, share.received)
         return True
