@@ -121,7 +121,7 @@ def by_batch(sizes: Sizes) -> list[Curve]:
     def memory(size: int) -> tuple[int, Callable[[], float]]:
         event = {"Records": some[: size // _AGGREGATE]}
         length = len(json.dumps(event))
-        return length, lambda: peak_memory.of_batch(event) / length
+        return length, lambda: peak_memory.of_batch(event).on_top / length
 
     return [
         Curve.of(
@@ -263,7 +263,7 @@ def _memory_points(measures: Mapping[int, Callable[[], float]], rounds: int, wha
 
 def _of_batches(sizes: Sizes, events: Mapping[int, dict[str, Any]], x: str, what: str) -> list[Curve]:
     cpu = {n: lambda some=event["Records"]: _us_an_event([some]) for n, event in events.items()}  # type: ignore[misc]
-    memory = {n: lambda some=event: peak_memory.of_batch(some) / 1e6 for n, event in events.items()}  # type: ignore[misc]
+    memory = {n: lambda some=event: peak_memory.of_batch(some).on_top / 1e6 for n, event in events.items()}  # type: ignore[misc]
     found = [Curve.of("CPU of a batch", x, "us/event", _points(cpu, sizes.rounds, what))]
     if sizes.memory_of_all:
         found.append(
