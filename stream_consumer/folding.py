@@ -92,7 +92,7 @@ class Fold:
         self._in_any_order = not erasing
         self.sessions = {name: self._fold(name, entries) for name, entries in batch.items()}
         for (site_id, _, _), share in self._shares.items():
-            self._passed[site_id].pages |= share.pages()
+            self._passed[site_id].add_pages(share.pages())
 
     @property
     def rollups(self) -> Mapping[RollUpName, str]:
@@ -143,8 +143,8 @@ class Fold:
         into.oldest_received = merged.oldest_received
         after = into.stands = standing(into.session)
         assert after
-        if merged.landings:
-            self._passed[name[0]].landings += merged.landings
+        for landing in merged.landings:
+            self._passed[name[0]].add_landing(landing)
         if (before.quarter if before else quarter_of(new[0].event.timestamp)) != after.quarter:
             # It began in an earlier quarter than was thought: every step of the way has a roll-up of its own.
             self._note(_fold_steps(_start(name, held, entries), held, self._shard_id, {}))

@@ -12,8 +12,6 @@ import struct
 from collections import Counter as Tally
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
-from dataclasses import field as dataclass_field
 from functools import lru_cache
 from operator import add
 from typing import Any
@@ -23,7 +21,7 @@ from msgspec import Struct, field
 from producer.event import CONVERSION, PAGE_VIEW, Event
 from stream_consumer.acquisition import Acquisition, page_of
 from stream_consumer.durations import bucket_of
-from stream_consumer.session import MICROS, Session
+from stream_consumer.session import MICROS, Landing, Session
 from stream_consumer.user_agent import Agent
 from stream_consumer.visitors import Visitors
 
@@ -103,10 +101,9 @@ class Counter(Struct, array_like=True):
         if not self.other and not any(row):
             del self.rows[label]
 
-    def has_room(self, labels: Set[str], more: int, room: int) -> bool:
-        """Whether adding to ``labels``, and to ``more`` unknown ones, gives the same in any order."""
-        known = len(self.rows)
-        return bool(self.other) or known + len(labels) + more <= room or len(self.rows.keys() | labels) + more <= room
+    def has_room(self, labels: Set[str], room: int) -> bool:
+        """Whether adding to ``labels`` gives the same in any order."""
+        return bool(self.other) or len(self.rows) + len(labels) <= room or len(self.rows.keys() | labels) <= room
 
 
 _EMPTY = Counter()
@@ -162,20 +159,25 @@ def standing(session: Session) -> Standing | None:
     return Standing(
         start - start % QUARTER_MS,
         start % QUARTER_MS // MINUTE_MS,
-        (
-            _page_label(landing.page_url) if landing.at[0] == 0 else _NO_PAGE,
-            _page_label(session.exit.page_url),
-            _labels_of(landing.acquisition),
-            _label(landing.country),
-            _label(landing.language),
-            _labels_of(landing.agent),
-        ),
+        _landing_labels(landing, _page_label(session.exit.page_url)),
         (1, int(session.bounced), duration, session.events, page_views, conversions, 1 if conversions else 0),
         bucket_of(duration),
     )
 
 
 _NO_PAGE = ("",)
+
+
+def _landing_labels(landing: Landing, exit_page: tuple[str] = _NO_PAGE) -> tuple[tuple[str, ...], ...]:
+    """In the order of _GROUPS."""
+    return (
+        _page_label(landing.page_url) if landing.at[0] == 0 else _NO_PAGE,
+        exit_page,
+        _labels_of(landing.acquisition),
+        _label(landing.country),
+        _label(landing.language),
+        _labels_of(landing.agent),
+    )
 
 
 @lru_cache(maxsize=8192)
@@ -223,14 +225,27 @@ def _unpack(packed: int) -> list[int]:
     return [amount - _BIAS for amount in _measures.unpack((packed + _BIASES).to_bytes(_measures.size, "little"))]
 
 
-@dataclass(slots=True)
 class Passed:
-    """What sessions of a site may have stood for on their way through a batch, besides before and after it: the labels
-    of ``pages``, and so many other ``landings`` at most.
-    """
+    """The labels that sessions of a site may have had on their way through a batch, besides before and after it."""
 
-    pages: set[str] = dataclass_field(default_factory=set)
-    landings: int = 0
+    def __init__(self) -> None:
+        self._labels: dict[str, set[str]] = {dimension: set() for dimension in SESSION_DIMENSIONS}
+
+    def add_landing(self, landing: Landing) -> None:
+        """A session had this landing."""
+        for group, labels in zip(_GROUPS, _landing_labels(landing), strict=True):
+            for dimension, label in zip(group, labels, strict=True):
+                self._labels[dimension].add(label)
+        self._labels["exit_page"].add("")  # until its first page view
+
+    def add_pages(self, pages: Set[str]) -> None:
+        """Sessions were at these pages."""
+        for dimension in _PAGES:
+            self._labels[dimension] |= pages
+
+    def of(self, dimension: str) -> Set[str]:
+        """The labels of one session dimension."""
+        return self._labels[dimension]
 
 
 class Share:
@@ -394,15 +409,10 @@ class Folding:
         """Whether no counter can fill up, in whatever order these sums come together."""
         counters = self._rollup.counters
         return all(
-            counters.get(dimension, _EMPTY).has_room(sums.keys(), 0, EVENT_DIMENSIONS[dimension][0])
+            counters.get(dimension, _EMPTY).has_room(sums.keys(), EVENT_DIMENSIONS[dimension][0])
             for dimension, sums in events.items()
         ) and all(
-            counters.get(dimension, _EMPTY).has_room(
-                # On the way a session is at pages that it is at no more, and perhaps at another landing.
-                moved.keys() | passed.pages if dimension in _PAGES else moved.keys(),
-                passed.landings,
-                SESSION_DIMENSIONS[dimension],
-            )
+            counters.get(dimension, _EMPTY).has_room(moved.keys() | passed.of(dimension), SESSION_DIMENSIONS[dimension])
             for dimension, moved in sessions.items()
         )
 

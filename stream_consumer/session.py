@@ -62,7 +62,7 @@ class User(Struct, frozen=True, array_like=True):
 
 class Merged(NamedTuple):
     """What became of some events: a verdict for each, and which were applied. Of those: the earliest and the latest
-    event time, the earliest arrival (ms), and how many of them may have been the landing on the way.
+    event time, the earliest arrival (ms), and the landings that the session had on the way.
     """
 
     verdicts: list[Verdict]
@@ -70,7 +70,7 @@ class Merged(NamedTuple):
     earliest: int = 0
     latest: int = 0
     oldest_received: int = 0
-    landings: int = 0
+    landings: Sequence[Landing] = ()
 
 
 class Session(Struct, array_like=True):
@@ -135,23 +135,32 @@ class Session(Struct, array_like=True):
         """As :meth:`apply` for each of them in order, of which there is at least one, in a fraction of the time."""
         if self.erased:
             return Merged([Verdict.ERASED] * len(events), ())
-        landing = self.landing
         times = [event.timestamp for event in events]
         if len(set(times)) == len(times) and times == sorted(times) and self.seen.admit_run(events):
-            oldest = self._merge_run(events, times)
-            landings = int(self.landing is not landing and events[0].event_type != PAGE_VIEW)
-            return Merged([Verdict.APPLIED] * len(events), events, times[0], times[-1], oldest, landings)
-        verdicts, landings = [], 0
+            landings = self._passing_by(events)
+            return Merged(
+                [Verdict.APPLIED] * len(events), events, times[0], times[-1], self._merge_run(events, times), landings
+            )
+        verdicts, passed = [], []
         for event in events:
+            before = self.landing
             verdicts.append(self.apply(event))
-            if self.landing is not landing:
-                landing, landings = self.landing, landings + 1
+            if self.landing is not before:
+                passed.append(self.landing)
         applied = [event for event, verdict in zip(events, verdicts, strict=True) if verdict is Verdict.APPLIED]
         if not applied:
             return Merged(verdicts, ())
         times = [event.timestamp for event in applied]
-        oldest = min([event.received_at for event in applied])
-        return Merged(verdicts, applied, min(times), max(times), oldest, max(landings - 1, 0))
+        return Merged(
+            verdicts, applied, min(times), max(times), min([event.received_at for event in applied]), passed[:-1]
+        )
+
+    def _passing_by(self, run: Sequence[Event]) -> Sequence[Landing]:
+        """The landing that a first event makes which is no page view, where a page view follows that makes another."""
+        first = run[0]
+        if first.event_type == PAGE_VIEW or self.landing.at[0] == 0 or not _landing_at(first) < self.landing.at:
+            return ()
+        return (_landing(first),) if any(event.event_type == PAGE_VIEW for event in run) else ()
 
     def tombstone(self, erased_at: int) -> Session:
         """What is left of this session once it is erased. It is as old as its erasure: it expires so long after it."""
@@ -216,10 +225,8 @@ class Session(Struct, array_like=True):
             self.exit = Exit(at, view.page_url, view.title)
 
     def _land_at(self, event: Event) -> None:
-        at = (0 if event.event_type == PAGE_VIEW else 1, event.timestamp, event.event_id)
-        if at < self.landing.at:
-            agent, acquisition = recognise(event.user_agent), acquire(event.page_url, event.referrer)
-            self.landing = Landing(at, event.page_url, event.title, event.country, event.language, agent, acquisition)
+        if _landing_at(event) < self.landing.at:
+            self.landing = _landing(event)
 
     def _name(self, event: Event) -> None:
         at = event.timestamp, event.event_id
@@ -234,6 +241,22 @@ class Session(Struct, array_like=True):
         if currency not in self.values and len(self.values) >= _MAX_CURRENCIES:
             currency = "other"
         self.values[currency] = max(-_MAX_SUM, min(_MAX_SUM, self.values.get(currency, 0) + micros))
+
+
+def _landing_at(event: Event) -> tuple[int, int, str]:
+    return (0 if event.event_type == PAGE_VIEW else 1, event.timestamp, event.event_id)
+
+
+def _landing(event: Event) -> Landing:
+    return Landing(
+        _landing_at(event),
+        event.page_url,
+        event.title,
+        event.country,
+        event.language,
+        recognise(event.user_agent),
+        acquire(event.page_url, event.referrer),
+    )
 
 
 def scroll_depth(event: Event) -> int:

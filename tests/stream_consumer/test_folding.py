@@ -146,9 +146,13 @@ def test_a_bound_that_is_only_passed_on_the_way_counts(on_the_way) -> None:
         assert_same(tables_of(entries, [3]), one_by_one(entries))
 
 
-def test_that_a_session_had_no_page_yet_counts_as_one() -> None:
+@pytest.mark.parametrize("source", ["", "tab"])
+def test_that_a_session_had_no_page_yet_counts_as_one(source) -> None:
     entries = [an_event(1, session_id="a", page_url="/0"), an_event(2, session_id="b", page_url="/1")]
-    entries += [an_event(3, session_id="c", event_type="heartbeat"), an_event(4, session_id="c", page_url="/0")]
+    entries += [
+        an_event(3, session_id="c", event_type="heartbeat", source=source, seq=1),
+        an_event(4, session_id="c", page_url="/0", source=source, seq=2),
+    ]
     with mock.patch.dict(SESSION_DIMENSIONS, dict.fromkeys(SESSION_DIMENSIONS, 2)):
         assert_same(tables_of(entries, [2]), one_by_one(entries))
 
