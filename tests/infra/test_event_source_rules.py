@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.local.shard_mapping import (
@@ -207,7 +207,6 @@ def test_every_trace_of_the_file_is_played():
 OUTCOMES = st.sampled_from(["ok", "raise", "partial", "malformed", "not invoked", "crash before", "crash after"])
 
 
-@settings(deadline=None)
 @given(
     batch=st.integers(1, 7),
     retries=st.sampled_from([-1, 0, 1, 2]),

@@ -242,7 +242,7 @@ steps = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(steps, max_size=60))
 def test_each_event_is_settled_or_expired_once_and_in_its_lanes_order(script):
     batcher = a_batcher(lanes=4)

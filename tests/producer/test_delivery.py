@@ -235,7 +235,6 @@ def test_an_answer_for_other_records_is_a_lost_answer(answer):
 # -- backoff ------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(st.integers(1, 10_000), st.randoms(use_true_random=False))
 def test_backoff_has_full_jitter_up_to_its_cap(failures, rng):
     backoff = Backoff(base=0.1, cap=5.0)
@@ -407,7 +406,7 @@ faults = st.lists(
 sends = st.lists(st.tuples(st.integers(0, 3), st.sampled_from([0.0, 0.0, 0.01, 0.06, 0.5, 20.0])), max_size=25)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(faults, sends, st.integers(0, 3), st.randoms(use_true_random=False))
 def test_under_any_faults_each_lane_keeps_its_order_and_nothing_acknowledged_is_lost(plan, sent, slow, rng):
     world = World(rng=rng, latency=[0.0, 0.01, 1.0, 11.0][slow], lanes=4)

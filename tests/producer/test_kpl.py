@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from producer.kpl import (
@@ -79,7 +79,6 @@ def sub_records(frame):
 # -- interoperation ---------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(payloads, keys, hash_keys)
 def test_what_we_write_we_and_amazon_read(entries, key, hash_key):
     frame = encode_aggregate(entries, key, hash_key)
@@ -89,7 +88,6 @@ def test_what_we_write_we_and_amazon_read(entries, key, hash_key):
     assert len(frame) == frame_size(key, hash_key) + sum(entry_size(len(data)) for data in entries)
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.sampled_from(["a", "b", "é"]) | keys, st.binary(max_size=300), st.none() | hash_keys),
@@ -139,7 +137,6 @@ def test_a_record_without_a_hash_key_does_not_inherit_anothers():
 # -- what is no frame -------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=100) | st.binary(max_size=100).map(lambda data: MAGIC + data))
 def test_any_bytes_without_a_right_checksum_are_a_plain_record(data):
     assert decode_record(data) == Plain(data)
@@ -219,7 +216,6 @@ def test_no_change_of_one_byte_with_a_right_checksum_loses_records():
             assert is_whole(body[:at] + bytes([value]) + body[at + 1 :])
 
 
-@settings(deadline=None)
 @given(st.binary(min_size=1, max_size=60))
 def test_no_body_raises(body):
     assert is_whole(body)

@@ -126,7 +126,7 @@ quarters = st.integers(0, ms("2037-12-01T00:00Z") // QUARTER_MS).map(lambda numb
 MODERN = ms("1990-01-01T00:00Z")
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(zones, quarters, st.integers(1, 96 * 20), st.sampled_from(sorted(INTERVALS)))
 @example(a_zone("Africa/Monrovia"), ms("1972-01-06T00:00Z"), 400, "hour")
 @example(a_zone("America/St_Johns"), ms("2000-10-28T00:00Z"), 400, "day")
@@ -156,7 +156,7 @@ def test_slots_cover_the_range_in_order_and_begin_where_clocks_say(zone, start, 
             assert now.minute != 0 or name == "day"
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(zones, st.dates(datetime(1972, 6, 1).date(), datetime(2037, 1, 1).date()), st.integers(1, 10), st.data())
 def test_whole_days_are_preceded_by_as_many_whole_days(zone, first, days, data) -> None:
     def midnight(day) -> int:
@@ -183,7 +183,7 @@ def range_around(day, zone) -> tuple[int, int]:
     return start - 2 * QUARTER_MS, start + 2 * DAY_MS
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(zones, quarters, st.integers(1, 2000), st.sampled_from(sorted(INTERVALS)))
 def test_the_period_before_has_as_many_slots_and_ends_where_this_one_starts(zone, start, count, name) -> None:
     slots = calendar.borders(start, start + count * QUARTER_MS, INTERVALS[name], zone)
@@ -195,7 +195,7 @@ def test_the_period_before_has_as_many_slots_and_ends_where_this_one_starts(zone
     assert peers[0] % QUARTER_MS == 0
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(zones, quarters, st.integers(0, QUARTER_MS - 1))
 def test_every_moment_lies_in_one_hour(zone, quarter, into) -> None:
     start, end = calendar.hour_of(quarter + into, zone)

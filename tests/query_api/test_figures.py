@@ -120,7 +120,7 @@ def same(found: dict[str, Any], wanted: dict[str, Any]) -> bool:
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(worlds(), st.sampled_from(["minute", "5m", "15m", "hour", "day"]), st.integers(-160, 140), st.integers(1, 200))
 def test_every_point_and_total_is_what_the_events_say(world: Any, interval: str, first: int, quarters: int) -> None:
     zone, noon, events, store = world
@@ -150,7 +150,7 @@ def test_every_point_and_total_is_what_the_events_say(world: Any, interval: str,
     assert same(answer["previous"]["totals"], {name: earlier[name] for name in metrics})
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(worlds(), st.sampled_from(sorted(DIMENSIONS)), st.integers(-160, 140), st.integers(1, 300))
 def test_every_row_of_a_breakdown_is_what_the_events_say(world: Any, name: str, first: int, quarters: int) -> None:
     zone, noon, events, store = world

@@ -113,7 +113,7 @@ def spans(draw: Any) -> Span:
     return Span(DAY + start * QUARTER_MS, DAY + end * QUARTER_MS)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(stored(), spans(), st.data())
 def test_every_figure_equals_what_the_raw_events_say(made: Any, span: Span, data: Any) -> None:
     events, store = made
@@ -128,7 +128,7 @@ def test_every_figure_equals_what_the_raw_events_say(made: Any, span: Span, data
     assert total(found).received >= max(arrivals, default=0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(stored(), spans(), st.sampled_from([MINUTE_MS, 5 * MINUTE_MS]))
 def test_steps_finer_than_a_quarter_have_what_is_kept_by_the_minute(made: Any, span: Span, step: int) -> None:
     events, store = made
@@ -141,7 +141,7 @@ def test_steps_finer_than_a_quarter_have_what_is_kept_by_the_minute(made: Any, s
         assert same(read(figures, by_minute), {name: wanted[name] for name in by_minute})
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(stored(), spans(), st.sampled_from(sorted(DIMENSIONS)), st.data())
 def test_every_breakdown_equals_what_the_raw_events_say(made: Any, span: Span, name: str, data: Any) -> None:
     events, store = made
@@ -165,7 +165,7 @@ def test_every_breakdown_equals_what_the_raw_events_say(made: Any, span: Span, n
                 assert not any(read(figures, dimension.metrics).values())
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(stored())
 def test_a_merged_past_is_read_from_a_few_items(made: Any) -> None:
     events, store = made

@@ -82,7 +82,7 @@ def what_no_schema_says(path, query) -> None:
 
 
 @SCHEMA.exclude(path_regex="stream|(sources|channels|devices|browsers|countries)/$").parametrize()
-@settings(max_examples=12, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 def test_requests_and_answers_are_as_described(case) -> None:
     if case.meta is None or case.meta.generation.mode is GenerationMode.POSITIVE:
         what_no_schema_says(case.path, case.query)

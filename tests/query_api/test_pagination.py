@@ -44,7 +44,7 @@ def names(page) -> list[str]:
 ACTIVE = "/api/sessions/active/?site=blog&page=1&page_size="
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     st.lists(st.integers(0, 9 * MINUTE_MS), min_size=1, max_size=40), st.integers(1, 7), st.integers(5, 50), st.data()
 )
@@ -73,7 +73,7 @@ def test_every_session_that_did_not_change_is_seen_exactly_once(ages, size, most
         assert [seen.count(name) for name in sorted(unchanged)] == [1] * len(unchanged)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(0, 30), st.integers(1, 7))
 def test_the_way_back_is_the_way_there(count, size) -> None:
     site = Site()

@@ -119,7 +119,7 @@ hostile = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.dictionaries(st.sampled_from(KNOWN), hostile))
 @example({"from": "2023-W01"})
 @example({"tz": "/etc/localtime"})
@@ -274,7 +274,6 @@ def test_the_period_before_1970_cannot_be_compared_with() -> None:
         _ = ranges.span({"from": "1970-01-02", "to": "1970-01-08"}, NOW).previous
 
 
-@settings(deadline=None)
 @given(st.text(max_size=200))
 def test_what_is_written_is_what_is_read(text) -> None:
     written = quote(text.encode("utf-8", "surrogatepass"))
@@ -283,7 +282,6 @@ def test_what_is_written_is_what_is_read(text) -> None:
     )
 
 
-@settings(deadline=None)
 @given(st.integers(0, 4 * 10**12), st.integers(1, 300 * DAY_MS))
 def test_a_range_is_widened_to_quarters_and_by_less_than_one(start, length) -> None:
     found = ranges.span({"from": str(start), "to": str(start + length)}, NOW).span

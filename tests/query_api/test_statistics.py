@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from query_api import statistics
@@ -23,7 +23,6 @@ ages = st.one_of(
 )
 
 
-@settings(deadline=None)
 @given(st.dictionaries(st.integers(0, 99).map("s{}".format), ages, max_size=12), st.integers(0, 4))
 def test_who_is_here_equals_what_reading_every_session_gives(ages, few) -> None:
     sessions = {name: a_session(name, NOW - age) for name, age in ages.items()}

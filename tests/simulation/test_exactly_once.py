@@ -51,7 +51,7 @@ def test_every_fault_at_every_write_of_the_functions_own_client(monkeypatch, rec
     assert not wrong, wrong[:3]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.integers(0, 2**63))
 def test_random_schedules_of_larger_logs(seed: int) -> None:
     """Aggregates, reshards, redelivery, bisects, stale reads, late writes. A failing one: `python -m tests.simulation SEED`."""

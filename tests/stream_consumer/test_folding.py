@@ -95,7 +95,7 @@ def logs(draw: Any, erasures: bool = False) -> list[Event | Erasure]:
 cuts = st.lists(st.integers(0, 14), max_size=4).map(sorted)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(logs(), cuts, st.sampled_from([1, 2, 3, 4, 400]))
 def test_any_batches_give_what_single_events_give(entries, cuts, room) -> None:
     """Also where bounds are reached, in whichever batch."""
@@ -110,7 +110,7 @@ def test_any_batches_give_what_single_events_give(entries, cuts, room) -> None:
         assert all(at_once), "nothing else than a bound may hinder it"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(logs(erasures=True), cuts)
 def test_with_erasures_too(entries, cuts) -> None:
     assert_same(tables_of(entries, [min(cut, len(entries)) for cut in cuts]), one_by_one(entries))

@@ -6,7 +6,7 @@ import itertools
 
 import boto3
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from moto import mock_aws
 
@@ -90,7 +90,6 @@ def test_the_quarantine_is_of_the_stream_not_of_a_generation_and_a_replay_change
 
 
 @given(st.sampled_from(["g2", "g999"]), st.text("#g2site~", min_size=1, max_size=12))
-@settings(deadline=None)
 def test_a_key_moves_to_a_generation_and_back(generation: str, key: str) -> None:
     item = {"pk": {"S": key}, "active_bucket": {"S": key}, "other": {"S": key}}
     moved = move(item, FIRST, generation)

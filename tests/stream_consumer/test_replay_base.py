@@ -38,7 +38,7 @@ class Meanwhile(FakeDynamo):
             return super().scan(**query)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**63))
 def test_a_replay_on_a_base_ends_as_its_source(seed: int) -> None:
     """The source goes on while it is copied, merges go on too, and copying is interrupted now and then."""
@@ -91,7 +91,7 @@ def test_a_replay_on_a_base_ends_as_its_source(seed: int) -> None:
     assert merged(dynamo, "g2") == merged(dynamo, "g1")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 2**63))
 def test_who_is_erased_before_or_while_the_base_is_copied_or_after_it_is_in_neither(seed: int) -> None:
     """Sums are equal. (Of a session that was erased before it was copied, nothing came and was taken back.)"""

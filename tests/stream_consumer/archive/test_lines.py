@@ -52,7 +52,7 @@ PAYLOADS = st.one_of(
     st.integers(0, 1 << 45),
     PAYLOADS,
 )
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 def test_a_record_comes_back_as_it_was_from_one_line(
     shard: str, number: str, index: int | None, arrived: int, payload: bytes
 ) -> None:
