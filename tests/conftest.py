@@ -1,17 +1,21 @@
-"""The browser that all browser tests share; and what is printed at the end of a run: how much was simulated.
+"""What tests of several directories share; and what is printed at the end of a run: how much was simulated.
 (Here, not in simulation/: with several processes, only the conftest of the tests' root is loaded where the summary is
 printed.)
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pickle
 import shutil
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from infra.deploy import package
 
 # How long an example takes, or the making of one, says how busy the machine is, and nothing of what is promised.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -41,6 +45,20 @@ def chromium() -> Iterator[Any]:
         browser = playwright.chromium.launch(executable_path=path, args=_QUIET)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def local_package(tmp_path_factory: pytest.TempPathFactory) -> package.Package:
+    """The functions' package for this machine, which takes seconds to make: made once for all processes of a run."""
+    directory = tmp_path_factory.getbasetemp()
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        directory = directory.parent
+    kept = directory / "package"
+    with (directory / "package.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not kept.exists():
+            kept.write_bytes(pickle.dumps(package.build(local=True)))
+    return pickle.loads(kept.read_bytes())
 
 
 def pytest_collection_modifyitems(items: list[Any]) -> None:

@@ -85,14 +85,7 @@ def build(*, local: bool = False, wheels: Path | None = None) -> Package:
         parts |= downloaded(pins, wheels or ROOT / "build" / "wheels")
     if python := sys.executable if local else python_of(PYTHON):
         parts[BYTECODE] = bytecode(parts.values(), python)
-    package = pack(parts)
-    if len(package.data) > LARGEST:
-        heaviest = ", ".join(f"{name} {weight:,}" for name, weight in list(package.weights.items())[:3])
-        raise PackageFailed(
-            f"the package has {len(package.data):,} bytes, more than {LARGEST:,} (most of them: {heaviest}): "
-            "leave out what the functions do not load"
-        )
-    return package
+    return pack(parts)
 
 
 def functions_pins() -> list[Pin]:
@@ -219,7 +212,7 @@ def bytecode(parts: Iterable[Mapping[str, bytes]], python: str) -> dict[str, byt
 
 def pack(parts: Mapping[str, Mapping[str, bytes]]) -> Package:
     """Put the parts' files into one zip: in order, with one time and one mode. Raises :class:`PackageFailed` if two
-    parts have another file for the same place.
+    parts have another file for the same place, or if they are more than LARGEST.
     """
     owners: dict[str, str] = {}
     content: dict[str, bytes] = {}
@@ -240,7 +233,14 @@ def pack(parts: Mapping[str, Mapping[str, bytes]]) -> Package:
         for entry in archive.infolist():
             weights[owners[entry.filename]] += entry.compress_size
     heaviest_first = sorted(weights.items(), key=lambda one: (-one[1], one[0]))
-    return Package(buffer.getvalue(), digest_of(content.items()), dict(heaviest_first))
+    package = Package(buffer.getvalue(), digest_of(content.items()), dict(heaviest_first))
+    if len(package.data) > LARGEST:
+        heaviest = ", ".join(f"{name} {weight:,}" for name, weight in heaviest_first[:3])
+        raise PackageFailed(
+            f"the package has {len(package.data):,} bytes, more than {LARGEST:,} (most of them: {heaviest}): "
+            "leave out what the functions do not load"
+        )
+    return package
 
 
 def digest_of(content: Iterable[tuple[str, bytes]]) -> str:

@@ -60,7 +60,8 @@ def rows(quick: bool) -> list[Row]:
     }
     found = {
         name: Spread.of([peak_memory.of_batch(batch).whole / 1e6 for _ in range(1 if quick else 3)])
-        for name, batch in batches.items()
+        # Each takes a process, and its second of imports.
+        for name, batch in list(batches.items())[:: 2 if quick else 1]
     }
     worst = max(found, key=lambda name: found[name].median)
     share = found[worst]

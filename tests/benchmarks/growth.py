@@ -251,7 +251,7 @@ def by_days(sizes: Sizes) -> list[Curve]:
 
 
 def _points(measures: Mapping[int, Callable[[], float]], rounds: int, what: str) -> list[Point]:
-    found = in_turns({str(x): measure for x, measure in measures.items()}, rounds, what)
+    found = in_turns({str(x): measure for x, measure in measures.items()}, rounds, what, warm=rounds > 1)
     return [Point(x, Spread.of(found[str(x)])) for x in measures]
 
 

@@ -1,13 +1,17 @@
 """Each benchmark runs, short, and what it says is sound. What it measures here says nothing."""
 
+import importlib
 import json
+import math
 import os
 import shutil
 
 import pytest
 
 from tests.benchmarks import bench_api, bench_cold_start, bench_collector, bench_reads, bench_replay, bench_units
+from tests.benchmarks.__main__ import BENCHES
 from tests.benchmarks.api_data import Plan, events_of, stored
+from tests.benchmarks.measuring import Skipped
 from tests.fake_dynamodb import NAMES
 
 NOW = 1_772_323_200_000
@@ -66,6 +70,30 @@ def test_the_api_bears_some_dashboards(tmp_path, capsys) -> None:
     assert "no errors" in said
 
 
+@pytest.fixture
+def made_once(local_package, monkeypatch) -> None:
+    """The package that cold starts are measured with."""
+    monkeypatch.setattr(bench_cold_start, "_package", lambda: local_package.data)
+
+
+@pytest.mark.parametrize("name", [name for name in BENCHES if name != "bench_collector"])
+def test_each_benchmark_has_rows_of_figures_and_of_ratios_to_ours(name, request, capsys) -> None:
+    if name == "bench_cold_start":
+        request.getfixturevalue("made_once")
+    try:
+        rows = importlib.import_module(f"tests.benchmarks.{name}").rows(quick=True)
+    except Skipped as why:
+        pytest.skip(str(why))
+    if not rows:
+        pytest.skip(capsys.readouterr().err.strip() or "it cannot run here")
+    for row in rows:
+        assert row.ours in row.figures
+        for figure in row.figures.values():
+            assert 0 < figure.low <= figure.median <= figure.high < math.inf, row
+        for ratio in row.ratios:
+            assert 0 < ratio.value.low <= ratio.value.median <= ratio.value.high < math.inf, row
+
+
 @pytest.mark.long
 def test_the_collector_and_its_peers_answer_all_that_is_posted() -> None:
     if not shutil.which("wrk"):
@@ -94,7 +122,7 @@ def test_the_units_of_a_bill_are_measured_into_a_file(tmp_path) -> None:
     assert json.loads(file.read_text())["stream"]["event_bytes"] > 100
 
 
-def test_a_cold_start_has_all_that_it_needs_in_the_package(tmp_path, capsys) -> None:
+def test_a_cold_start_has_all_that_it_needs_in_the_package(made_once, tmp_path, capsys) -> None:
     file = tmp_path / "cold.json"
     assert bench_cold_start.main(["--quick", "--json", str(file)]) == 0
     ways = json.loads(file.read_text())["ways"]

@@ -82,21 +82,16 @@ class Operator:
 
 
 @pytest.fixture(scope="module")
-def sound() -> Any:
-    return package.build(local=True)
-
-
-@pytest.fixture(scope="module")
-def raising(sound: Any) -> Any:
+def raising(local_package: Any) -> Any:
     data = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(sound.data)) as there, zipfile.ZipFile(data, "w") as other:
+    with zipfile.ZipFile(io.BytesIO(local_package.data)) as there, zipfile.ZipFile(data, "w") as other:
         for name in there.namelist():
             other.writestr(name, RAISING if name == HANDLER else there.read(name))
-    return replace(sound, data=data.getvalue(), digest="0" * len(sound.digest))
+    return replace(local_package, data=data.getvalue(), digest="0" * len(local_package.digest))
 
 
 @pytest.fixture(scope="module")
-def operator(tmp_path_factory, sound: Any) -> Iterator[Operator]:
+def operator(tmp_path_factory, local_package: Any) -> Iterator[Operator]:
     with running(tmp_path_factory.mktemp("deploy")) as emulator:
         emulator.client("cloudwatch").put_metric_alarm(
             AlarmName=ALARM,
@@ -109,21 +104,21 @@ def operator(tmp_path_factory, sound: Any) -> Iterator[Operator]:
             ComparisonOperator="GreaterThanThreshold",
         )
         one = Operator(emulator)
-        one.deploy(sound)
+        one.deploy(local_package)
         yield one
 
 
-def test_what_is_deployed_counts_events_and_is_left_alone_the_next_time(operator: Operator, sound: Any) -> None:
+def test_what_is_deployed_counts_events_and_is_left_alone_the_next_time(operator: Operator, local_package: Any) -> None:
     operator.put("deployed", "/a", "/b")
     assert until(lambda: operator.page_views("deployed"), lambda views: views == 2, 30) == 2
     before = operator.version()
-    said = operator.deploy(sound)
+    said = operator.deploy(local_package)
     assert said.count("no changes") == 3
     assert operator.version() == before
 
 
 def test_an_alarm_during_the_canary_leaves_the_old_version_serving(
-    operator: Operator, sound: Any, raising: Any
+    operator: Operator, local_package: Any, raising: Any
 ) -> None:
     before = operator.version()
     operator.alarmed = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from infra.local import stacks
 from producer.event import encode
 from tests.builders import a_lambda_event, an_event
 
+HEAVY = {"small": 10, "big": 4_000, "middling": 500}
 LOCK = """\
 # made by a tool
 outer==1.0 \\
@@ -40,14 +42,9 @@ web==3 \\
 
 
 @pytest.fixture(scope="module")
-def built() -> package.Package:
-    return package.build(local=True)
-
-
-@pytest.fixture(scope="module")
-def unpacked(built: package.Package, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def unpacked(local_package: package.Package, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("task")
-    with zipfile.ZipFile(BytesIO(built.data)) as archive:
+    with zipfile.ZipFile(BytesIO(local_package.data)) as archive:
         archive.extractall(directory)
     return directory
 
@@ -74,11 +71,25 @@ def run(unpacked: Path, code: str, given: str = "") -> str:
     return done.stdout
 
 
-def test_it_is_the_same_bytes_whenever_it_is_made(built: package.Package, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TZ", "Asia/Seoul")
+def test_it_is_the_same_bytes_whenever_it_is_made_and_says_what_each_part_weighs(
+    tmp_path: Path,
+    local_package: package.Package,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output = tmp_path / "deep" / "f.zip"
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("TZ", "Asia/Seoul")
+        time.tzset()
+        assert main(["package", "--local", "--output", str(output)]) == 0
     time.tzset()
-    assert package.build(local=True).data == built.data
-    with zipfile.ZipFile(BytesIO(built.data)) as archive:
+    assert output.read_bytes() == local_package.data
+    assert len(local_package.data) < package.LARGEST == 15_000_000
+    said = capsys.readouterr().out
+    for part in ("liveinsight", "botocore", "datasketches"):
+        assert f"  {part} " in said
+    assert f"{len(local_package.data):,} bytes of at most 15,000,000" in said
+    with zipfile.ZipFile(BytesIO(local_package.data)) as archive:
         entries = archive.infolist()
     assert [entry.filename for entry in entries] == sorted(entry.filename for entry in entries)
     assert {entry.date_time for entry in entries} == {(1980, 1, 1, 0, 0, 0)}
@@ -93,27 +104,18 @@ def test_its_name_follows_its_content_and_not_what_compressed_it() -> None:
         package.pack({"a": {"x.py": b"1"}, "b": {"x.py": b"2"}})
 
 
-def test_it_is_within_its_bound_and_says_what_each_part_weighs(
-    tmp_path: Path, built: package.Package, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert len(built.data) < package.LARGEST == 15_000_000
-    output = tmp_path / "deep" / "f.zip"
-    assert main(["package", "--local", "--output", str(output)]) == 0
-    assert output.read_bytes() == built.data
-    said = capsys.readouterr().out
-    for part in ("liveinsight", "botocore", "datasketches"):
-        assert f"  {part} " in said
-    assert f"{len(built.data):,} bytes of at most 15,000,000" in said
-
-
 def test_a_package_beyond_the_bound_is_refused_and_names_what_is_heavy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(package, "LARGEST", 1_000)
-    with pytest.raises(package.PackageFailed, match=r"more than 1,000 \(most of them: bytecode [0-9,]+, datasketches"):
-        package.build(local=True)
+    parts = {name: {f"{name}.py": random.Random(name).randbytes(size)} for name, size in HEAVY.items()}
+    weighs = len(package.pack(parts).data)
+    monkeypatch.setattr(package, "LARGEST", weighs)
+    assert len(package.pack(parts).data) == weighs
+    monkeypatch.setattr(package, "LARGEST", weighs - 1)
+    with pytest.raises(package.PackageFailed, match=rf"more than {weighs - 1:,} \(most of them: big [0-9,]+, middling"):
+        package.pack(parts)
 
 
-def test_it_holds_the_functions_code_and_nothing_of_the_other_stages(built: package.Package) -> None:
-    found = names(built.data)
+def test_it_holds_the_functions_code_and_nothing_of_the_other_stages(local_package: package.Package) -> None:
+    found = names(local_package.data)
     tops = {PurePosixPath(name).parts[0] for name in found}
     assert {"producer", "stream_consumer", "boto3", "botocore", "msgspec", "ua_parser", "LICENSE"} <= tops
     assert not tops & {"query_api", "infra", "tests", "numpy", "flask", "moto"}
@@ -131,13 +133,13 @@ def test_it_holds_the_functions_code_and_nothing_of_the_other_stages(built: pack
 
 
 def test_what_a_start_loads_comes_compiled_and_a_module_that_was_changed_is_compiled_anew(
-    built: package.Package, unpacked: Path
+    local_package: package.Package, unpacked: Path
 ) -> None:
     start = "import stream_consumer.lambda_handler as handler, sys; handler._client()"
     told = run(unpacked, f"{start}; print(*(getattr(one, '__cached__', 0) for one in list(sys.modules.values())))")
     loaded = {Path(path).relative_to(unpacked).as_posix() for path in told.split() if path.startswith(str(unpacked))}
     assert len(loaded) > 100
-    assert loaded <= set(names(built.data))
+    assert loaded <= set(names(local_package.data))
 
     source = unpacked / "stream_consumer" / "durations.py"
     before = source.read_bytes()
@@ -149,13 +151,13 @@ def test_what_a_start_loads_comes_compiled_and_a_module_that_was_changed_is_comp
 
 
 def test_without_the_functions_python_there_are_sources_alone_and_it_says_so(
-    built: package.Package, monkeypatch: pytest.MonkeyPatch
+    local_package: package.Package, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     assert package.python_of("9.9") is None
     bare = package.pack({"liveinsight": package.project_files(package.ROOT)})
     assert "without bytecode, as there is no python3.13 here" in package.report(bare)[-1]
-    assert "without bytecode" not in "".join(package.report(built))
+    assert "without bytecode" not in "".join(package.report(local_package))
 
 
 def test_the_wheels_are_for_the_python_and_the_processor_of_every_function() -> None:
