@@ -7,7 +7,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from botocore.exceptions import ClientError, ReadTimeoutError
 
@@ -26,6 +26,16 @@ _ROLLUP = re.compile(r"[^#]+#[0-9]{6}")
 
 class Crash(BaseException):
     """The function's process ended here: a crash, a timeout, or the end of the machine."""
+
+
+class Kept(NamedTuple):
+    """What a :class:`FakeDynamo` held at a moment: ``limbo`` is on its way to that one."""
+
+    tables: dict[str, dict[tuple[str, str], dict[str, Any]]]
+    before: dict[tuple[str, str], dict[str, Any] | None]
+    writes: int
+    faults: Counter[str]
+    limbo: list[tuple[int, Callable[[], None]]]
 
 
 class FakeDynamo:
@@ -138,6 +148,17 @@ class FakeDynamo:
 
         self._write(delete)
         return {}
+
+    def kept(self) -> Kept:
+        """What it holds now. Items are replaced and never changed."""
+        tables = {name: rows.copy() for name, rows in self.tables.items()}
+        return Kept(tables, self._before.copy(), self.writes, self.faults.copy(), self._limbo.copy())
+
+    def restore(self, kept: Kept) -> None:
+        """Be as it was then."""
+        self.tables = {name: rows.copy() for name, rows in kept.tables.items()}
+        self._before = kept.before.copy()
+        self.writes, self.faults, self._limbo = kept.writes, kept.faults.copy(), kept.limbo.copy()
 
     def land_all(self) -> None:
         """Let every write that is still on its way arrive."""

@@ -8,6 +8,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from producer import erasure
 from producer.erasure import Erasure
@@ -15,7 +16,7 @@ from producer.event import Event, encode
 from stream_consumer.consume import consume
 from stream_consumer.kinesis_batch import Arrived, Batch, ErasureArrived, Poison, position
 from tests.builders import an_entry
-from tests.fake_dynamodb import FAULTS, Crash, FakeDynamo, MemoryTables
+from tests.fake_dynamodb import FAULTS, Crash, FakeDynamo, Kept, MemoryTables
 from tests.simulation.fold import Folded
 from tests.simulation.logs import erasing_events, small_events
 from tests.simulation.world import Shard
@@ -38,16 +39,46 @@ class Schedule:
     store: Store = MemoryTables
 
     def run(self) -> MemoryTables:
-        """Deliver the log as a mapping does: what failed comes again, in halves if its function ended."""
-        faults = dict(self.plan)
-        dynamo = FakeDynamo(lambda write: faults.get(write, ""))
-        store = self.store(dynamo)
-        entries = [_entry(number, one) for number, one in enumerate(self.log, 1)]
-        todo = [range(*span) for span in itertools.pairwise((0, *self.cuts, len(self.log)))]
+        """Deliver the log from its begin."""
+        delivery = Delivery(self.log, self.cuts, self.store)
+        delivery.run(delivery.begin, self.plan)
+        return delivery.store
+
+
+class Moment(NamedTuple):
+    """Between two batches: what is still to be delivered, and what the tables hold."""
+
+    todo: tuple[range, ...]
+    kept: Kept
+
+
+class Delivery:
+    """Delivers a log in batches as a mapping does: what failed comes again, in halves if its function ended.
+
+    Two schedules do the same until the first write that meets something else, so the second one goes on from a moment
+    before that write.
+    """
+
+    def __init__(self, log: Log, cuts: tuple[int, ...], store: Store) -> None:
+        self.dynamo = FakeDynamo()
+        self.store = store(self.dynamo)
+        self._entries = [_entry(number, one) for number, one in enumerate(log, 1)]
+        spans = itertools.pairwise((0, *cuts, len(log)))
+        self.begin = Moment(tuple(range(*span) for span in spans), self.dynamo.kept())
+
+    def run(self, since: Moment, plan: Plan) -> list[Moment]:
+        """Deliver what is left to the end; the moments on the way, from ``since`` on."""
+        faults = dict(plan)
+        self.dynamo.restore(since.kept)
+        self.dynamo.choose = lambda write: faults.get(write, "")
+        moments = []
+        todo = list(since.todo)
         while todo:
+            moments.append(Moment(tuple(todo), self.dynamo.kept()))
             span = todo[0]
+            entries = self._entries[span.start : span.stop]
             try:
-                outcome = consume(Batch(SHARD, str(span[0] + 1), len(span), entries[span.start : span.stop]), store)
+                outcome = consume(Batch(SHARD, str(span[0] + 1), len(span), entries), self.store)
             except Crash:
                 half = span.start + len(span) // 2
                 todo[:1] = [range(span.start, half), range(half, span.stop)] if len(span) > 1 else [span]
@@ -57,8 +88,8 @@ class Schedule:
                 todo.pop(0)
             else:
                 todo[0] = range(int(outcome.failed_from) - 1, span.stop)
-        dynamo.land_all()
-        return store
+        self.dynamo.land_all()
+        return moments
 
 
 def _entry(number: int, one: Event | Erasure | bytes) -> Arrived | ErasureArrived | Poison:
@@ -89,22 +120,25 @@ def _bytes(one: Event | Erasure | bytes) -> bytes:
 
 
 def schedules(log: Log, faults_at_once: int, store: Store) -> Iterator[tuple[Schedule, MemoryTables]]:
-    """Every schedule of ``log`` with up to ``faults_at_once`` faults, run."""
+    """Every schedule of ``log`` with up to ``faults_at_once`` faults, run; its tables until the next one."""
     places = range(1, len(log))
     for count in range(len(log)):
         for cuts in itertools.combinations(places, count):
-            yield from _from(Schedule(log, cuts, (), store), faults_at_once)
+            delivery = Delivery(log, cuts, store)
+            yield from _from(Schedule(log, cuts, (), store), delivery, delivery.begin, faults_at_once)
 
 
-def _from(schedule: Schedule, more: int) -> Iterator[tuple[Schedule, MemoryTables]]:
-    tables = schedule.run()
-    yield schedule, tables
+def _from(schedule: Schedule, delivery: Delivery, since: Moment, more: int) -> Iterator[tuple[Schedule, MemoryTables]]:
+    moments = delivery.run(since, schedule.plan)
+    writes = delivery.dynamo.writes
+    yield schedule, delivery.store
     if not more:
         return
     after = schedule.plan[-1][0] if schedule.plan else 0
-    for write in range(after + 1, tables.writes + 1):
+    for write in range(after + 1, writes + 1):
+        before = next(moment for moment in reversed(moments) if moment.kept.writes < write)
         for fault in FAULTS:
-            yield from _from(replace(schedule, plan=(*schedule.plan, (write, fault))), more - 1)
+            yield from _from(replace(schedule, plan=(*schedule.plan, (write, fault))), delivery, before, more - 1)
 
 
 def check(

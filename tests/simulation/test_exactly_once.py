@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.simulation.exhaustive import check, erasing_logs, small_logs
+from tests.fake_dynamodb import MemoryTables
+from tests.simulation.exhaustive import check, erasing_logs, schedules, small_logs
 from tests.simulation.planted import PLANTED, simulate
 from tests.simulation.signed_tables import SignedTables
 
@@ -38,6 +39,15 @@ def test_every_schedule_of_small_logs_with_an_erasure(part: int, record_property
     record_property("faults", (injected + faults).total())
     record_property("wrong", len(wrong + wrong_too))
     assert not wrong + wrong_too, (wrong + wrong_too)[:3]
+
+
+def test_a_schedule_that_goes_on_from_another_ones_moment_ends_as_it_does_from_the_begin() -> None:
+    for log in (small_logs(2)[7], erasing_logs(2)[3]):
+        for number, (schedule, tables) in enumerate(schedules(log, 2, MemoryTables)):
+            if number % 5 == 0:
+                alone = schedule.run()
+                assert tables.dynamo.tables == alone.dynamo.tables, schedule
+                assert (tables.writes, tables.dynamo.faults) == (alone.writes, alone.dynamo.faults), schedule
 
 
 def test_every_fault_at_every_write_of_the_functions_own_client(monkeypatch, record_property) -> None:
