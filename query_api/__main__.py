@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -138,11 +139,12 @@ def _keys(given: argparse.Namespace) -> int:
 
 
 def _read_keys(environ: Mapping[str, str]) -> ReadKeys:
-    from query_api.app import now_ms
     from query_api.read_keys import ReadKeys
     from stream_consumer.table import local_or_environ_dynamodb
 
-    return ReadKeys(*local_or_environ_dynamodb(environ, "LIVEINSIGHT_ROLLUPS_TABLE"), now_ms)
+    return ReadKeys(
+        *local_or_environ_dynamodb(environ, "LIVEINSIGHT_ROLLUPS_TABLE"), lambda: time.time_ns() // 1_000_000
+    )
 
 
 def _create(keys: ReadKeys, given: argparse.Namespace) -> int:

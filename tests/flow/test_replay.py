@@ -54,8 +54,8 @@ class Client:
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     directory = tmp_path_factory.mktemp("replay")
-    # Older than its retention, as a stream is that has been in use.
-    keep_old_stream(directory / "aws-state", timedelta(days=3))
+    # Older than its retention, as a stream is that has been in use; and no more of a past to send than is sent meanwhile.
+    keep_old_stream(directory / "aws-state", timedelta(days=3), idle=timedelta(minutes=5))
     with running(directory, DEMO="1", DEMO_RATE=str(RATE)) as found:
         yield found
 
@@ -97,6 +97,7 @@ def test_the_last_hour_is_replayed_promoted_rolled_back_and_dropped_while_a_clie
     fixed = f"{system.api}/api/statistics/summary/?site=fixed&{span}"
     system.until(lambda: system.get(fixed[len(system.api) :])["page_views"], lambda count: count == 200, 10)
     live = f"{system.api}/api/statistics/timeseries/?site=default&interval=hour&metrics=events,sessions&{span}"
+    system.until(lambda: system.get(live[len(system.api) :])["totals"]["events"], lambda count: count > 100, 30)
     with Client(fixed) as still, Client(live) as moving:
         started = replay(system, "start", "--from", "1h")
         assert (started.returncode, started.stdout) == (0, "g2\n"), started.stderr

@@ -106,14 +106,14 @@ def settle(system: Running) -> None:
 def test_under_load_every_acknowledged_event_is_counted(system: Running) -> None:
     """A thousand events a second in batches of ten; `make load` does it for 30 s."""
     site = f"load-{uuid.uuid4().hex[:8]}"
-    load = post(system.collector, site, rate=1000, seconds=float(os.environ.get("LOAD_SECONDS", "5")))
+    load = post(system.collector, site, rate=1000, seconds=float(os.environ.get("LOAD_SECONDS", "3")))
     assert load.refused == 0
     summary, _ = system.until(
         lambda: system.get(f"/api/statistics/summary/?site={site}"),
         lambda summary: summary["total_events"] >= load.acknowledged,
         seconds=120,
     )
-    assert summary["total_events"] == load.acknowledged == 1000 * int(os.environ.get("LOAD_SECONDS", "5"))
+    assert summary["total_events"] == load.acknowledged == 1000 * int(os.environ.get("LOAD_SECONDS", "3"))
     assert summary["total_sessions"] == len(load.sessions)
     assert summary["page_views"] == load.page_views
 

@@ -14,6 +14,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from infra.local import aws_state
 from infra.local.aws import Server
 from tests.embedded_aws import STREAM, Embedded, start
+from tests.flow.old_stream import keep_old_stream
 
 SESSIONS = "liveinsight-local-sessions"
 CHUNKS = "liveinsight-local-session-events"
@@ -385,9 +387,7 @@ def test_a_stop_and_a_start_keep_everything(tmp_path: Path) -> None:
 def test_a_sequence_number_is_never_given_twice_even_if_the_process_was_killed(tmp_path: Path) -> None:
     """Else a reader's checkpoint of the lost records would have it pass over the new ones."""
     state = tmp_path / "aws-state"
-    first = start("--state", str(state))
-    first.create_stream()
-    first.stop()
+    keep_old_stream(state, timedelta(hours=1))
     lost = start("--state", str(state))
     lost.create_stream()
     given = [put_one(lost) for _ in range(3)]
@@ -484,17 +484,15 @@ def test_a_state_that_does_not_fit_the_template_is_ignored_and_told(tmp_path: Pa
 
 def test_a_failed_save_leaves_the_last_one(tmp_path: Path) -> None:
     state = tmp_path / "aws-state"
-    first = start("--state", str(state))
-    first.create_stream()
-    put_one(first)
-    first.stop()
+    keep_old_stream(state, timedelta(hours=1))
     before = state.read_bytes()
     # A directory where the partial file is to go.
     state.with_name("aws-state.partial").mkdir()
-    second = start("--state", str(state))
-    second.create_stream()
-    second.stop()
-    assert second.process.returncode != 0
+    server = start("--state", str(state))
+    server.create_stream()
+    put_one(server)
+    server.stop()
+    assert server.process.returncode != 0
     assert state.read_bytes() == before
 
 

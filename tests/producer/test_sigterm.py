@@ -27,7 +27,7 @@ from producer.event import Event, decode
 from producer.kpl import Aggregate, decode_record
 
 ROOT = Path(__file__).parents[2]
-POINTS = 50 if os.environ.get("LIVEINSIGHT_LONG") else 12
+POINTS = 50 if os.environ.get("LIVEINSIGHT_LONG") else 8
 #: Collectors that run at the same time. Starting one is most of a point's work.
 AT_A_TIME = 4
 CLIENTS = 8
