@@ -257,7 +257,7 @@ def kinesis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KinesisClient]
         yield client
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_shards_split_and_merge_under_load_and_nothing_is_lost_or_doubled(
     kinesis: KinesisClient, tmp_path: Path
 ) -> None:

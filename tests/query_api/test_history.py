@@ -113,7 +113,7 @@ def spans(draw: Any) -> Span:
     return Span(DAY + start * QUARTER_MS, DAY + end * QUARTER_MS)
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(stored(), spans(), st.data())
 def test_every_figure_equals_what_the_raw_events_say(made: Any, span: Span, data: Any) -> None:
     events, store = made

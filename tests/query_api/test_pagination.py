@@ -44,7 +44,7 @@ def names(page) -> list[str]:
 ACTIVE = "/api/sessions/active/?site=blog&page=1&page_size="
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(
     st.lists(st.integers(0, 9 * MINUTE_MS), min_size=1, max_size=40), st.integers(1, 7), st.integers(5, 50), st.data()
 )

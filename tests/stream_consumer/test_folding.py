@@ -95,7 +95,7 @@ def logs(draw: Any, erasures: bool = False) -> list[Event | Erasure]:
 cuts = st.lists(st.integers(0, 14), max_size=4).map(sorted)
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(logs(), cuts, st.sampled_from([1, 2, 3, 4, 400]))
 def test_any_batches_give_what_single_events_give(entries, cuts, room) -> None:
     """Also where bounds are reached, in whichever batch."""

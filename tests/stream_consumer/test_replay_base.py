@@ -38,7 +38,7 @@ class Meanwhile(FakeDynamo):
             return super().scan(**query)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(st.integers(0, 2**63))
 def test_a_replay_on_a_base_ends_as_its_source(seed: int) -> None:
     """The source goes on while it is copied, merges go on too, and copying is interrupted now and then."""
