@@ -73,7 +73,7 @@ class ProducerSettings:
 
     ``lanes`` must never change while a stream holds events: it decides in which shard a session lives.
     ``linger``: how long an event waits for others to share its call. ``max_buffer_bytes``: what waits or is
-    under way at most; a call takes up to 25 MiB besides. ``deadline``: how long after it was sent an event
+    under way at most; a call takes up to 15 MiB besides. ``deadline``: how long after it was sent an event
     is given up (a call that has begun is waited for). ``calls_in_flight``: how many calls at a time.
     """
 

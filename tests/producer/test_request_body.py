@@ -1,12 +1,14 @@
 """What a PutRecords request carries, beside boto3's own."""
 
 import json
+import tracemalloc
 
 import boto3
 import pytest
 from botocore.awsrequest import AWSResponse
 from botocore.config import Config
 
+from producer.batching import MAX_CALL_BYTES
 from producer.request_body import encode_at_once
 
 RECORDS = [
@@ -94,3 +96,20 @@ def test_another_protocol_is_left_to_boto3(kinesis, monkeypatch):
     encode_at_once(kinesis)
     _, [sent] = sent_by(kinesis, lambda: kinesis.put_records(StreamName="s", Records=RECORDS))
     assert json.loads(sent.body)["Records"], "as boto3 made it"
+
+
+def test_the_largest_call_takes_15_mib(kinesis):
+    encode_at_once(kinesis)
+
+    def call():
+        record = MAX_CALL_BYTES // 50
+        kinesis.put_records(StreamName="s", Records=[{"Data": bytes(record), "PartitionKey": "k"} for _ in range(50)])
+
+    sent_by(kinesis, call)
+    tracemalloc.start()
+    try:
+        sent_by(kinesis, call)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 15 * 2**20
