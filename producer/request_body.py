@@ -7,7 +7,7 @@ from its endpoint to its signature and its errors, stays boto3's.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
@@ -23,13 +23,14 @@ def encode_at_once(kinesis: KinesisClient) -> None:
     It does nothing where a later boto3 speaks another protocol with Kinesis than JSON.
     """
     if kinesis.meta.service_model.resolved_protocol == "json":
-        kinesis.meta.events.register("provide-client-params.kinesis.PutRecords", _take_records)
+        # Its stubs know no handler that returns parameters, which its documentation does.
+        kinesis.meta.events.register("provide-client-params.kinesis.PutRecords", cast("Any", _take_records))
         kinesis.meta.events.register("before-call.kinesis.PutRecords", _give_body)
 
 
-def _take_records(params: dict[str, Any], context: dict[str, Any], **_: Any) -> None:
+def _take_records(params: dict[str, Any], context: dict[str, Any], **_: Any) -> dict[str, Any]:
     context[_BODY] = msgspec.json.encode(params)  # bytes become base64, as those of a blob are to
-    params["Records"] = []
+    return {**params, "Records": []}
 
 
 def _give_body(params: dict[str, Any], context: dict[str, Any], **_: Any) -> None:
