@@ -40,6 +40,7 @@ from producer.batching import (
 )
 from producer.delivery import Backoff, Delivery, Failure, Settled
 from producer.event import MAX_PROPERTIES_BYTES, Event, Reason, Rejected, decode, encode
+from producer.request_body import encode_at_once
 
 if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient
@@ -72,7 +73,7 @@ class ProducerSettings:
 
     ``lanes`` must never change while a stream holds events: it decides in which shard a session lives.
     ``linger``: how long an event waits for others to share its call. ``max_buffer_bytes``: what waits or is
-    under way at most; a call takes up to 25 MiB besides. ``deadline``: how long after it was sent an event
+    under way at most; a call takes up to 15 MiB besides. ``deadline``: how long after it was sent an event
     is given up (a call that has begun is waited for). ``calls_in_flight``: how many calls at a time.
     """
 
@@ -152,19 +153,22 @@ def local_or_environ_kinesis(environ: Mapping[str, str]) -> tuple[KinesisClient,
     try:
         session = boto3.session.Session()
         if local:
-            return session.client("kinesis", config=config.merge(Config(proxies={})), **local), settings
-        return session.client(
-            "kinesis",
-            endpoint_url=given.get("AWS_ENDPOINT_URL_KINESIS") or given.get("AWS_ENDPOINT_URL"),
-            region_name=given.get("AWS_REGION") or given.get("AWS_DEFAULT_REGION"),
-            config=config,
-        ), settings
+            kinesis = session.client("kinesis", config=config.merge(Config(proxies={})), **local)
+        else:
+            kinesis = session.client(
+                "kinesis",
+                endpoint_url=given.get("AWS_ENDPOINT_URL_KINESIS") or given.get("AWS_ENDPOINT_URL"),
+                region_name=given.get("AWS_REGION") or given.get("AWS_DEFAULT_REGION"),
+                config=config,
+            )
     except NoRegionError:
         raise ValueError(f"no region for stream {settings.stream}; set AWS_REGION, such as eu-central-1") from None
     except BotoCoreError as error:
         raise ValueError(f"the AWS_... variables or the AWS configuration files: {error}") from None
     except ValueError as error:
         raise ValueError(str(error) if local else f"AWS_ENDPOINT_URL: {error}") from None
+    encode_at_once(kinesis)
+    return kinesis, settings
 
 
 def local_engine(environ: Mapping[str, str], *names: str) -> dict[str, Any]:

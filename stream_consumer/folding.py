@@ -19,9 +19,10 @@ from producer.event import Event, decode
 from stream_consumer.footprint import footprint
 from stream_consumer.items import MAX_STORED_EVENTS, Item, Positions, StoredRollUp, StoredSession, footprint_item
 from stream_consumer.kinesis_batch import Arrived, ErasureArrived
-from stream_consumer.rollup import Folding, Passed, RollUp, Share, Standing, quarter_of, standing
+from stream_consumer.rollup import Folding, RollUp, Standing, quarter_of, standing
 from stream_consumer.seen import Verdict
 from stream_consumer.session import Merged, Session
+from stream_consumer.share import Passed, Share
 from stream_consumer.table import RollUpName, SessionName
 
 Entry = Arrived | ErasureArrived

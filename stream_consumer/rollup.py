@@ -8,13 +8,10 @@ of shards and quarters merge into those of a day or a site by adding.
 
 from __future__ import annotations
 
-import struct
-from collections import Counter as Tally
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from functools import lru_cache
 from operator import add
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field
 
@@ -24,6 +21,9 @@ from stream_consumer.durations import bucket_of
 from stream_consumer.session import MICROS, Landing, Session
 from stream_consumer.user_agent import Agent
 from stream_consumer.visitors import Visitors
+
+if TYPE_CHECKING:
+    from stream_consumer.share import Passed, Share
 
 #: The span of one roll-up in ms. Time zones' offsets are multiples of it, so quarters add up to any local day.
 QUARTER_MS = 15 * 60 * 1000
@@ -65,10 +65,9 @@ _BETWEEN = "\x1f"
 #: A label longer than this many bytes of UTF-8 is cut: a roll-up stays far below DynamoDB's 400 KB.
 MAX_LABEL_BYTES = 128
 # Campaign labels count only where they are set; elsewhere '' is a label too (direct, unknown).
-_OPTIONAL = frozenset(name for name in SESSION_DIMENSIONS if name.startswith("utm_"))
-_PAGES = frozenset({"entry_page", "exit_page"})
+OPTIONAL_DIMENSIONS = frozenset(name for name in SESSION_DIMENSIONS if name.startswith("utm_"))
 # Dimensions whose labels come together: sessions of equal ones are summed before they are taken apart.
-_GROUPS = (
+LABEL_GROUPS = (
     ("entry_page",),
     ("exit_page",),
     ("referrer", "source", "channel", "utm_source", "utm_medium", "utm_campaign", "utm_term", "utm_content"),
@@ -134,8 +133,8 @@ class RollUp(Struct, array_like=True):
 
 
 class Standing(Struct, frozen=True):
-    """What a session adds to roll-ups as it stands: where, under which labels (a group of them for each of _GROUPS),
-    how much, and in which bucket of the durations.
+    """What a session adds to roll-ups as it stands: where, under which labels (in LABEL_GROUPS), how much, and in which
+    bucket of the durations.
     """
 
     quarter: int
@@ -159,7 +158,7 @@ def standing(session: Session) -> Standing | None:
     return Standing(
         start - start % QUARTER_MS,
         start % QUARTER_MS // MINUTE_MS,
-        _landing_labels(landing, _page_label(session.exit.page_url)),
+        landing_labels(landing, _page_label(session.exit.page_url)),
         (1, int(session.bounced), duration, session.events, page_views, conversions, 1 if conversions else 0),
         bucket_of(duration),
     )
@@ -168,8 +167,8 @@ def standing(session: Session) -> Standing | None:
 _NO_PAGE = ("",)
 
 
-def _landing_labels(landing: Landing, exit_page: tuple[str] = _NO_PAGE) -> tuple[tuple[str, ...], ...]:
-    """In the order of _GROUPS."""
+def landing_labels(landing: Landing, exit_page: tuple[str] = _NO_PAGE) -> tuple[tuple[str, ...], ...]:
+    """In the order of LABEL_GROUPS."""
     return (
         _page_label(landing.page_url) if landing.at[0] == 0 else _NO_PAGE,
         exit_page,
@@ -193,7 +192,7 @@ def _label(label: str) -> tuple[str]:
 @lru_cache(maxsize=8192)
 def _labels_of(said: Acquisition | Agent) -> tuple[str, ...]:
     """In the order of its group."""
-    *_, group = (group for group in _GROUPS if hasattr(said, group[0]))
+    *_, group = (group for group in LABEL_GROUPS if hasattr(said, group[0]))
     return tuple(bounded(getattr(said, name)) for name in group)
 
 
@@ -208,136 +207,7 @@ def split_conversion(label: str) -> tuple[str, str]:
     return currency, conversion_type
 
 
-# The measures of a session in one number, of 64 bits each, so that one addition adds them all.
-_measures = struct.Struct(f"<{len(SESSION_MEASURES)}Q")
-# What keeps each of them above 0 while it is taken out, as sums of differences may be below.
-_BIAS = 1 << 62
-_BIASES = int.from_bytes(_measures.pack(*[_BIAS] * len(SESSION_MEASURES)), "little")
-
-
-def _pack(amounts: tuple[int, ...]) -> int:
-    """Of measures of one session, none of which is below 0."""
-    return int.from_bytes(_measures.pack(*amounts), "little")
-
-
-def _unpack(packed: int) -> list[int]:
-    """The inverse of :func:`_pack`, and of any sum of what it returns as long as no measure takes more than 62 bits."""
-    return [amount - _BIAS for amount in _measures.unpack((packed + _BIASES).to_bytes(_measures.size, "little"))]
-
-
-class Passed:
-    """The labels that sessions of a site may have had on their way through a batch, besides before and after it."""
-
-    def __init__(self) -> None:
-        self._labels: dict[str, set[str]] = {dimension: set() for dimension in SESSION_DIMENSIONS}
-
-    def add_landing(self, landing: Landing) -> None:
-        """A session had this landing."""
-        for group, labels in zip(_GROUPS, _landing_labels(landing), strict=True):
-            for dimension, label in zip(group, labels, strict=True):
-                self._labels[dimension].add(label)
-        self._labels["exit_page"].add("")  # until its first page view
-
-    def add_pages(self, pages: Set[str]) -> None:
-        """Sessions were at these pages."""
-        for dimension in _PAGES:
-            self._labels[dimension] |= pages
-
-    def of(self, dimension: str) -> Set[str]:
-        """The labels of one session dimension."""
-        return self._labels[dimension]
-
-
-class Share:
-    """What a batch adds to one roll-up, whatever the order in which it came: sums of its events, and for each of its
-    sessions the difference between what it stood for and what it stands for.
-    """
-
-    __slots__ = ("_events", "_moves", "began", "durations", "passed", "visitors")
-
-    def __init__(self, passed: Passed) -> None:
-        self.passed = passed
-        self._events: list[Event] = []
-        self.visitors: set[str] = set()
-        self._moves: list[tuple[tuple[tuple[str, ...], ...], int]] = []  # labels, and the packed amounts that they get
-        self.began: defaultdict[int, int] = defaultdict(int)
-        self.durations: defaultdict[str, int] = defaultdict(int)
-
-    def count_events(self, events: Sequence[Event]) -> None:
-        """Count applied events, at least one, of this quarter and of one session."""
-        self._events.extend(events)
-        session_id = events[0].session_id
-        self.visitors.update([visitor_of(user_id, session_id) for user_id in {event.user_id for event in events}])
-
-    def move_session(self, before: Standing | None, after: Standing | None) -> None:
-        """A session stood for ``before``, and stands for ``after``; either in this quarter, or None."""
-        if before:
-            packed = _pack(before.amounts)
-            self._moves.append((before.labels, -packed))
-            self.began[before.minute] -= packed
-            self.durations[before.duration] -= 1
-        if after:
-            packed = _pack(after.amounts)
-            self._moves.append((after.labels, packed))
-            self.began[after.minute] += packed
-            self.durations[after.duration] += 1
-
-    @property
-    def received(self) -> int:
-        """The latest arrival of its events (ms), 0 without any."""
-        return max([event.received_at for event in self._events], default=0)
-
-    def pages(self) -> set[str]:
-        """The labels of the pages that were viewed."""
-        return {bounded(page_of(event.page_url)) for event in self._events if event.event_type == PAGE_VIEW}
-
-    def event_sums(self) -> tuple[list[list[int]], dict[str, dict[str, tuple[int, ...]]]]:
-        """EVENT_MEASURES of each minute; and by event dimension and label, the sums of its measures."""
-        minutes = [[0] * len(EVENT_MEASURES) for _ in range(MINUTES)]
-        kinds: dict[str, int] = {}
-        of_minutes = Tally([(event.event_type, event.timestamp // MINUTE_MS) for event in self._events])
-        for (kind, minute), count in of_minutes.items():
-            kinds[kind] = kinds.get(kind, 0) + count
-            row = minutes[minute % MINUTES]
-            row[0] += count
-            if kind == PAGE_VIEW:
-                row[1] += count
-            elif kind == CONVERSION:
-                row[2] += count
-        viewed = Tally([event.page_url for event in self._events if event.event_type == PAGE_VIEW])
-        conversions = [event for event in self._events if event.event_type == CONVERSION] if CONVERSION in kinds else ()
-        return minutes, {
-            "event_type": _summed((bounded(kind), (count,)) for kind, count in kinds.items()),
-            "page": _summed((bounded(page_of(url)), (count,)) for url, count in viewed.items()),
-            "conversion": _summed(map(_conversion, conversions)),
-        }
-
-    def session_sums(self) -> dict[str, dict[str, int]]:
-        """By session dimension and label, the packed sum of its measures."""
-        found: dict[str, dict[str, int]] = {}
-        for at, group in enumerate(_GROUPS):
-            grouped: defaultdict[tuple[str, ...], int] = defaultdict(int)
-            for labels, packed in self._moves:
-                grouped[labels[at]] += packed
-            for place, dimension in enumerate(group):
-                sums: defaultdict[str, int] = defaultdict(int)
-                for labels_of_group, packed in grouped.items():
-                    sums[labels_of_group[place]] += packed
-                if dimension in _OPTIONAL:
-                    sums.pop("", None)
-                found[dimension] = sums
-        return found
-
-
-def _summed(amounts: Iterable[tuple[str, tuple[int, ...]]]) -> dict[str, tuple[int, ...]]:
-    found: dict[str, tuple[int, ...]] = {}
-    for label, more in amounts:
-        known = found.get(label)
-        found[label] = more if known is None else tuple(map(add, known, more))
-    return found
-
-
-def _conversion(event: Event, times: int = 1) -> tuple[str, tuple[int, int]]:
+def conversion_of(event: Event, times: int = 1) -> tuple[str, tuple[int, int]]:
     """The label of a conversion, and what it counts there ``times`` over."""
     label = bounded(conversion_label(event.conversion_currency, event.conversion_type))
     return label, (times, times * round(event.conversion_value * MICROS))
@@ -388,14 +258,14 @@ class Folding:
             return False
         rollup = self._rollup
         rollup.minutes = [list(map(add, *rows)) for rows in zip(rollup.minutes, minutes, strict=True)]
-        for minute, packed in share.began.items():
-            rollup.began[minute] = list(map(add, rollup.began[minute], _unpack(packed)))
+        for minute, began in share.began().items():
+            rollup.began[minute] = list(map(add, rollup.began[minute], began))
         for dimension, sums in events.items():
             for label, amounts in sums.items():
                 rollup.counter(dimension).add(label, amounts, EVENT_DIMENSIONS[dimension][0])
         for dimension, moved in sessions.items():
-            for label, packed in moved.items():
-                rollup.counter(dimension).add(label, _unpack(packed), SESSION_DIMENSIONS[dimension])
+            for label, sums_of_sessions in moved.items():
+                rollup.counter(dimension).add(label, sums_of_sessions, SESSION_DIMENSIONS[dimension])
         for bucket, count in share.durations.items():
             self._add_duration(bucket, count)
         for visitor in share.visitors:
@@ -404,7 +274,7 @@ class Folding:
         return True
 
     def _has_room(
-        self, events: Mapping[str, Mapping[str, Any]], sessions: Mapping[str, Mapping[str, int]], passed: Passed
+        self, events: Mapping[str, Mapping[str, Any]], sessions: Mapping[str, Mapping[str, Any]], passed: Passed
     ) -> bool:
         """Whether no counter can fill up, in whatever order these sums come together."""
         counters = self._rollup.counters
@@ -433,7 +303,7 @@ class Folding:
             self._count(rollup, "page", page_of(event.page_url), (times,))
         elif event.event_type == CONVERSION:
             minute[2] += times
-            self._count(rollup, "conversion", *_conversion(event, times))
+            self._count(rollup, "conversion", *conversion_of(event, times))
 
     @staticmethod
     def _count(rollup: RollUp, dimension: str, label: str, amounts: tuple[int, ...]) -> None:
@@ -444,9 +314,9 @@ class Folding:
         began = rollup.began[place.minute]
         for at, amount in enumerate(amounts):
             began[at] += amount
-        for group, labels in zip(_GROUPS, place.labels, strict=True):
+        for group, labels in zip(LABEL_GROUPS, place.labels, strict=True):
             for dimension, label in zip(group, labels, strict=True):
-                if label or dimension not in _OPTIONAL:
+                if label or dimension not in OPTIONAL_DIMENSIONS:
                     rollup.counter(dimension).add(label, amounts, SESSION_DIMENSIONS[dimension])
 
     def _add_duration(self, bucket: str, count: int) -> None:

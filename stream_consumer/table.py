@@ -173,7 +173,9 @@ class Tables:
 
     def put_events(self, items: Sequence[Item], marks: Sequence[Item]) -> None:
         """Put chunks of sessions' events, and the marks of the hours that changed."""
-        put_items(self._client, [*_of(self._names.session_events, items), *_of(self._names.rollups, marks)])
+        puts = [*_of(self._names.session_events, items), *_of(self._names.rollups, marks)]
+        # A batch of visits of one event each makes a call for 25 of them: one after the other, they would take longest.
+        _raise_first(self.each(lambda some: put_items(self._client, some), list(_chunks(puts, _ITEMS_PER_WRITE))))
 
     def delete_events(self, name: SessionName) -> None:
         """Delete all stored events of one session."""

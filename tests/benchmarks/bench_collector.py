@@ -49,7 +49,7 @@ OVERLOAD_EVENTS = 100
 #: What the collector may hold at most besides what it does when idle, in MiB.
 ALLOWANCES = {
     "buffer": ProducerSettings.max_buffer_bytes / 2**20,
-    "one call": 25,
+    "one call": 15,
     "waiting answers": MAX_WAITING_ANSWERS / 2**20,
     "long bodies": 64,
     "read ahead": OVERLOAD_CONNECTIONS * 32 / 1024,

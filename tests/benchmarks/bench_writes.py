@@ -54,7 +54,7 @@ _ACCOUNT: dict[str, Any] = {"region_name": _REGION, "aws_access_key_id": _ID, "a
 
 def rows(quick: bool) -> list[Row]:
     """Of the table of figures: the consumer with writes, and the writes alone."""
-    return [whole_batches(quick), session_writes(quick)]
+    return [whole_batches(quick), session_writes(quick), one_event_each(quick)]
 
 
 def whole_batches(quick: bool) -> Row:
@@ -142,6 +142,39 @@ def session_writes(quick: bool) -> Row:
             f"Wall time, on one processor, {default} writers; peer: boto3 put_item in 16 threads; floor: http.client"
             f" signed by hand, a connection for each of {default} threads, no retries. Microseconds of CPU a write:"
             f" {each}."
+        ),
+    )
+
+
+def one_event_each(quick: bool) -> Row:
+    """Events/s of whole batches in which each session has one event, on one processor, against a stub that takes 4 ms."""
+    count, rounds = (100, 1) if quick else (2_500, 7)
+    events = _events(count // _EVENTS_OF_A_SESSION, one_each=True)
+    records = _records([an_aggregate(events[at : at + 10]) for at in range(0, len(events), 10)])
+    of_cpu: list[float] = []
+    with stub(delay=0.004, core=_other_core()) as aws, on_one_core():
+        tables = Tables(_ours(aws), NAMES, writers=ConsumerSettings.writers)
+
+        def batch() -> float:
+            aws.forget()
+            with without_collection(), _timed(len(events)) as rates:
+                outcome = consume(kinesis_batch.read({"Records": records}), tables)
+            assert outcome.sessions == len(events), outcome.failure
+            of_cpu.append(rates["cpu"])
+            return rates["wall"]
+
+        found = in_turns({"ours": batch}, rounds, "one event each")
+    return Row(
+        name="consumer with writes, one event a session, one vCPU, 4 ms",
+        unit="events/s",
+        ours="ours",
+        figures={"ours": Spread.of(found["ours"])},
+        ratios=[
+            Ratio("2,500/s, a full shard", Spread.of([rate / _FULL_SHARD for rate in found["ours"]]), bound=1.0),
+            Ratio("2,500/s, by CPU time alone", Spread.of([rate / _FULL_SHARD for rate in of_cpu[1:]])),
+        ],
+        note=(
+            "Wall time of all that a batch of so many events takes: loads, folding, roll-ups, events, marks and sessions."
         ),
     )
 
