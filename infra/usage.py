@@ -35,7 +35,8 @@ Usage: TypeAlias = dict[tuple[str, str], tuple[float, str]]
 class Assumed:
     """What is not measured. Times in ms, sizes in bytes.
 
-    ``call_cpu``: CPU of one call of boto3, against a server that answers at once. ``round_trip``: of DynamoDB and
+    ``call_cpu``: CPU of one call of boto3, against a server that answers at once; ``write_cpu``: of one of the
+    consumer's own writes (`make bench`). ``round_trip``: of DynamoDB and
     CloudWatch. ``memory_mb``: of the function, which gets a whole CPU at 1,769 MB. ``platform_log``: what
     Lambda itself logs of an invocation. ``trace_share``: recorded by X-Ray beside the first of each second.
     ``shard_records`` and ``shard_bytes``: a shard's limits for a second; provisioned streams are filled to
@@ -45,6 +46,7 @@ class Assumed:
     """
 
     call_cpu: float = 0.64
+    write_cpu: float = 0.12
     round_trip: float = 5.0
     memory_mb: float = 1024
     platform_log: float = 700
@@ -56,7 +58,7 @@ class Assumed:
     record_frame: float = 600
     collector_events: float = 1000
     collectors: int = 2
-    writers: int = 16
+    writers: int = 32
     poll: float = 1.0
     log_days: float = 30
 
@@ -371,15 +373,16 @@ def batch_ms(traffic: Traffic, moving: Flow, units: Mapping[str, Any], assumed: 
     _, _, rollup_kb = _over_a_quarter(units["rollup_bytes"], _in_quarter(traffic, moving))
     gets = math.ceil(sessions / 100) + math.ceil(rollups / 100)
     batch_writes = math.ceil((sessions + moving.batch_sites) / 25) + 1
-    calls = gets + batch_writes + rollups + moving.batch_sessions
-    waits = gets + batch_writes + math.ceil(rollups / assumed.writers) + math.ceil(sessions / assumed.writers)
+    writes = batch_writes + rollups + moving.batch_sessions
+    waits = gets + sum(math.ceil(some / assumed.writers) for some in (batch_writes, rollups, sessions))
     cpu = units["consumer"]
     busy = (
         cpu["cpu_ms_per_event"] * moving.batch_events
         + cpu["cpu_ms_per_session"] * moving.batch_sessions
         + cpu["cpu_ms_per_batch"]
         + cpu["cpu_ms_per_rollup_kb"] * rollups * rollup_kb
-        + assumed.call_cpu * calls
+        + assumed.call_cpu * gets
+        + assumed.write_cpu * writes
     )
     return float(busy / assumed.cpu + waits * assumed.round_trip)
 

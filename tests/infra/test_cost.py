@@ -175,13 +175,14 @@ def test_it_says_how_much_of_the_time_a_shards_consumer_works() -> None:
     # Ten times the traffic on the shards of the one is too much for one batch at a time.
     shards = flow(Traffic(1e8), UNITS, Assumed()).shards
     assert busy(Traffic(1e9, shards=shards), UNITS, Assumed())[1] > 1
-    # A batch of 450 events of 90 sessions: 0.1 ms for each of 450 + 90 + 1, 1.13 roll-ups of 1,000 bytes, and 0.64 ms for
-    # each of 98.13 calls (2 gets, 5 batches of puts, 1.13 roll-ups, 90 sessions), at 0.58 of a CPU; 14 waits of 5 ms.
+    # A batch of 450 events of 90 sessions: 0.1 ms for each of 450 + 90 + 1, 1.13 roll-ups of 1,000 bytes, 0.64 ms for each
+    # of 2 gets, and 0.12 ms for each of 96.13 writes (5 batches of puts, 1.13 roll-ups, 90 sessions), at 0.58 of a CPU. With
+    # 32 writers, 7 waits of 5 ms: 2 gets, 1 for the puts, 1 for the roll-ups, 3 for the sessions.
     hand = replace(HAND, batch_size=500, batching_window=4.49)
     moving = flow(hand, ROUND, Assumed())
-    by_hand = 0.1 * (450 + 90 + 1) + 0.1 * 1.13 * 1000 / 1024 + 0.64 * 98.13
-    assert batch_ms(hand, moving, ROUND, Assumed()) == pytest.approx(by_hand / (1024 / 1769) + 14 * 5, rel=1e-3)
-    assert batch_ms(hand, moving, ROUND, Assumed(memory_mb=4096)) == pytest.approx(by_hand + 14 * 5, rel=1e-3)
+    by_hand = 0.1 * (450 + 90 + 1) + 0.1 * 1.13 * 1000 / 1024 + 0.64 * 2 + 0.12 * 96.13
+    assert batch_ms(hand, moving, ROUND, Assumed()) == pytest.approx(by_hand / (1024 / 1769) + 7 * 5, rel=1e-3)
+    assert batch_ms(hand, moving, ROUND, Assumed(memory_mb=4096)) == pytest.approx(by_hand + 7 * 5, rel=1e-3)
 
 
 def test_it_is_one_of_the_operators_commands(capsys) -> None:
