@@ -36,8 +36,9 @@ _AGGREGATE = 100
 _BEGIN_WITHIN_MS = 300_000
 _SHARD = "shardId-000000000000"
 NOTE = (
-    "Batches of 2,500 events, 10 of each session, up to the folded sessions and roll-ups; the floor keeps, checks and folds "
-    "nothing but a count of each page."
+    "Batches of 2,500 events, 10 of each session, up to the folded sessions and roll-ups. Microseconds for an event: read "
+    "and check 2.8 (MD5 0.5, JSON 0.7, protobuf 0.6), group by session 0.3, fold sessions 2.2, roll-ups 1.1, free it all 0.6; "
+    "the floor takes 1.9, and keeps and checks nothing. No step stands out: tests/benchmarks/NOTES.md."
 )
 
 

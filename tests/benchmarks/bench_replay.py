@@ -183,9 +183,10 @@ def rows(quick: bool) -> list[Row]:
                 Ratio("live", ratios(found["replay"], found["live"]), 5),
                 Ratio("decode and fold", ratios(found["replay"], found["decode and fold"])),
             ],
-            f"Live: a batch of 100 events each second. Replay: 6 MB a batch, into another generation. A DynamoDB in "
-            f"memory, whose own cost is in both; {written['live']:,} and {written['replay']:,} calls of it. In both, what "
-            "a session costs to load, compress and write is the greater part of it, and it is written 4 times as often live.",
+            "Live: a batch of 100 events each second. Replay: 6 MB a batch, into another generation. A DynamoDB in "
+            f"memory, whose own cost is in both; {written['live']:,} and {written['replay']:,} calls of it. A session takes "
+            "about 80 us a batch (load, merge, compress, write), an event 8. Live most batches have one event of a session, "
+            "a replay's four, so even events that cost nothing would give 7 times.",
         )
     ]
 

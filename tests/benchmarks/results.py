@@ -66,7 +66,7 @@ def bound(ratio: Ratio) -> str:
     """What is to be reached; empty without a bound."""
     if ratio.bound is None:
         return ""
-    return f"{'<=' if ratio.at_most else '>='} {ratio.bound:,g}"
+    return f"{'<=' if ratio.at_most else '>='} {ratio.bound:,.3g}"
 
 
 def exponent(curve: Curve) -> str:
