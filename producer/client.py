@@ -146,7 +146,7 @@ def local_or_environ_kinesis(environ: Mapping[str, str]) -> tuple[KinesisClient,
         connect_timeout=CONNECT_TIMEOUT,
         read_timeout=READ_TIMEOUT,
         tcp_keepalive=True,
-        # What is sent is built in delivery.py alone, of checked settings; checking it again is up to a third of a call.
+        # What is sent is built in delivery.py alone, of checked settings; checking it again is a tenth of a small call.
         parameter_validation=False,
     )
     local = local_engine(given, "LIVEINSIGHT_STREAM")
