@@ -234,13 +234,13 @@ def _start(name: SessionName, held: StoredSession | None, entries: list[Entry]) 
     return FoldedSession(name, entries, held.session, held.positions, dict(held.positions))
 
 
-def _touched(step: Step, shard_id: str) -> set[RollUpName]:
-    """The roll-ups that a step changes."""
+def _touched(step: Step, shard_id: str) -> list[RollUpName]:
+    """The roll-ups that a step changes, each once, in order: so that a schedule of failures can be told again."""
     quarters = {quarter_of(event.timestamp) for event in step.taken_back}
     if step.event:
         quarters.add(quarter_of(step.event.timestamp))
     quarters.update(stand.quarter for stand in (step.before, step.after) if stand)
-    return {(step.session[0], quarter, shard_id) for quarter in quarters}
+    return [(step.session[0], quarter, shard_id) for quarter in sorted(quarters)]
 
 
 def _fold_steps(into: FoldedSession, held: StoredSession | None, shard_id: str, stored: StoredEvents) -> list[Step]:
