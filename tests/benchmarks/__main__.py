@@ -29,6 +29,7 @@ from tests.benchmarks.results import (
     Results,
     decoded,
     encoded,
+    figures,
     markdown,
     placed,
     terminal,
@@ -95,7 +96,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="which (default: all, which --list names)")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="which, with every figure (default: all, which --list names)"
+    )
     parser.add_argument("--quick", action="store_true", help="small and short: does it work?")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write what was found there")
     parser.add_argument("--date", metavar="DATE", help="that stands in the results (default: today's, UTC)")
@@ -118,6 +121,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = [name for name in ALL if name in given.names] if given.names else ALL
     results, failed = run(names, quick=given.quick, date=given.date or datetime.now(UTC).date().isoformat())
     print("\n".join([*terminal(results), *(f"{name} FAILED" for name in failed)]))
+    if given.names:
+        print("\n".join(figures(results)))
     if given.quick:
         print("This was quick: what it shows is that it works, and no more.")
     if given.json:

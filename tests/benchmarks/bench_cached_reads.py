@@ -259,23 +259,13 @@ def raw(body: bytes) -> WSGIApplication:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, and print every figure."""
+    """Be the server of all ways."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="some requests: does it work?")
-    parser.add_argument("--serve", type=int, metavar="PORT", help="be the server")
+    parser.add_argument("--serve", type=int, metavar="PORT", required=True, help="where")
     given = parser.parse_args(argv)
-    if given.serve:
-        _pin(0)
-        where = ("127.0.0.1", given.serve)
-        serve("tests.benchmarks.bench_cached_reads:app", where, workers=1, threads=32, grace=1, gateway=Gateway)
-        return 0
-    for row in rows(given.quick):
-        for way, figure in row.figures.items():
-            print(f"{way:28} {figure.median:10,.0f} ({figure.low:,.0f} - {figure.high:,.0f}) {row.unit}")
-        for ratio in row.ratios:
-            value = ratio.value
-            print(f"{'over ' + ratio.against:28} {value.median:10.2f} ({value.low:.2f} - {value.high:.2f})")
-        print(row.note)
+    _pin(0)
+    where = ("127.0.0.1", given.serve)
+    serve("tests.benchmarks.bench_cached_reads:app", where, workers=1, threads=32, grace=1, gateway=Gateway)
     return 0
 
 

@@ -409,25 +409,13 @@ def rows(quick: bool) -> list[Row]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Be one of the peers' servers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="small and short: does it work?")
-    parser.add_argument("--serve", choices=["peer", "floor"], help="serve that, at --port")
-    parser.add_argument("--port", type=int)
+    parser.add_argument("--serve", choices=["peer", "floor"], required=True, help="which, at --port")
+    parser.add_argument("--port", type=int, required=True)
     given = parser.parse_args(argv)
-    if given.serve:
-        application = f"tests.benchmarks.bench_collector:{given.serve}"
-        serve(application, ("127.0.0.1", given.port), workers=1, threads=THREADS, grace=10)
-        return 0
-    for row in rows(given.quick):
-        print(row.name, row.unit)
-        for name, figures in row.figures.items():
-            print(f"  {name:24} {figures.median:10,.1f} ({figures.low:,.1f} - {figures.high:,.1f})")
-        for ratio in row.ratios:
-            value = ratio.value
-            print(
-                f"  against {ratio.against:24} {value.median:.2f} ({value.low:.2f} - {value.high:.2f}) {ratio.reached}"
-            )
-        print(f"  {row.note}")
+    application = f"tests.benchmarks.bench_collector:{given.serve}"
+    serve(application, ("127.0.0.1", given.port), workers=1, threads=THREADS, grace=10)
     return 0
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import gc
 import hashlib
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -181,13 +180,3 @@ def rows(quick: bool) -> list[Row]:
             NOTE,
         )
     ]
-
-
-if __name__ == "__main__":
-    for row in rows("--quick" in sys.argv):
-        for name, spread in row.figures.items():
-            print(
-                f"{name:32} {spread.median:10,.0f}  ({spread.low:,.0f} - {spread.high:,.0f})  {1e6 / spread.median:6.2f} us"
-            )
-        for ratio in row.ratios:
-            print(ratio)

@@ -7,7 +7,6 @@ retries nothing by itself and tells nobody what became of an event; ours does al
 
 from __future__ import annotations
 
-import argparse
 import base64
 import hashlib
 import json
@@ -217,21 +216,3 @@ def _varint(number: int) -> bytes:
     if number < 16384:
         return bytes((number & 127 | 128, number >> 7))
     return bytes((number & 127 | 128, number >> 7 & 127 | 128, number >> 14))
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, and print every figure."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="few events, one round: does it work?")
-    for row in rows(parser.parse_args(argv).quick):
-        for way, figure in row.figures.items():
-            print(f"{way:28} {figure.median:10,.0f} ({figure.low:,.0f} - {figure.high:,.0f}) {row.unit}")
-        for ratio in row.ratios:
-            value = ratio.value
-            print(f"{'over ' + ratio.against:28} {value.median:10.2f} ({value.low:.2f} - {value.high:.2f})")
-        print(row.note)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

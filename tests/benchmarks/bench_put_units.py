@@ -6,9 +6,7 @@ is measured: the producer's own batcher packs real events, and time is a number.
 
 from __future__ import annotations
 
-import argparse
 import random
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
@@ -154,21 +152,3 @@ def _settle(batcher: Batcher[None], batches: Sequence[Batch[None]], bill: Bill) 
     for batch in batches:
         bill.add(len(batch.payloads), batch.size)
         batcher.settle(batch)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Compute, and print every figure."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer events: does it work?")
-    for row in rows(parser.parse_args(argv).quick):
-        print(row.name)
-        for way, figure in row.figures.items():
-            print(f"  {way:32} {figure.median:14,.0f}")
-        for ratio in row.ratios:
-            print(f"  of {ratio.against:29} {ratio.value.median:14.4f}  (1/{1 / ratio.value.median:.1f})")
-        print(f"  {row.note}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

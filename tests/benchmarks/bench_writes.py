@@ -5,14 +5,11 @@ DynamoDB is a stub in another process, on another processor where there is one, 
 
 from __future__ import annotations
 
-import argparse
 import base64
 import hashlib
 import hmac
 import http.client
-import json
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -373,16 +370,3 @@ def _by_hand(aws: Stub, threads: int) -> Callable[[Sequence[Session]], None]:
             pass
 
     return write_all
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and tell."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="small and short: does it work?")
-    given = parser.parse_args(argv)
-    print(json.dumps(msgspec.to_builtins(rows(given.quick)), indent=1))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -89,6 +89,19 @@ def terminal(results: Results) -> list[str]:
     return lines
 
 
+def figures(results: Results) -> list[str]:
+    """What each way of each row measured."""
+    return [
+        line
+        for row in results.rows
+        for line in (
+            "",
+            f"{row.name}, {row.unit}",
+            *_aligned([(f"  {way}", spread(one)) for way, one in row.figures.items()]),
+        )
+    ]
+
+
 def markdown(results: Results) -> str:
     """README.md's part, without its markers."""
     lines = [

@@ -216,3 +216,11 @@ def test_all_can_be_listed_and_no_other_be_run(capsys) -> None:
         harness.main(["bench_nothing"])
     assert exit_.value.code == 2
     assert "bench_nothing" in capsys.readouterr().err
+
+
+def test_named_ones_are_told_with_every_figure(benches, capsys) -> None:
+    assert harness.main(["bench_writes"]) == 0
+    named = capsys.readouterr().out
+    assert "update_item  3,000 (2,900 - 3,100)" in named
+    assert harness.main([]) == 0
+    assert "update_item  3,000 (2,900 - 3,100)" not in capsys.readouterr().out
