@@ -89,6 +89,7 @@ def status_of(system: Running, generation: str) -> dict[str, Any]:
     return facts["generations"][0]
 
 
+@pytest.mark.long
 def test_the_last_hour_is_replayed_promoted_rolled_back_and_dropped_while_a_client_polls(system: Running) -> None:
     began = round(time.time() * 1000)
     for number in range(200):

@@ -598,6 +598,7 @@ def test_visitors_whose_browsers_keep_connections_open_keep_nobody_out(stream):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_stalled_client_does_not_keep_the_collector_from_stopping(stream):
     environ = {**stream.environ, "LIVEINSIGHT_ANSWER_SECONDS": "0.5"}
     with Server(environ) as server, socket.socket() as stalled:
