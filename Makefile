@@ -68,7 +68,7 @@ bench-api: $(INSTALLED) ## Measure the query API: 1,000 dashboards at once, and 
 	@$(BIN)/python -m tests.benchmarks.bench_api $(ARGS)
 
 bench-replay: $(INSTALLED) ## Measure how fast a replay is beside live consumption
-	@$(BIN)/python -m tests.benchmarks.bench_replay $(ARGS)
+	@$(BIN)/python -m tests.benchmarks bench_replay $(ARGS)
 
 bench-units: $(INSTALLED) ## Measure what traffic uses of each AWS service, for `python -m infra cost`
 	@$(BIN)/python -m tests.benchmarks.bench_units $(ARGS)

@@ -7,14 +7,10 @@ answers at once, so this is the consumer's own cost; how many writes each needs 
 
 from __future__ import annotations
 
-import argparse
 import base64
 import json
-import statistics
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from stream_consumer import kinesis_batch
@@ -91,60 +87,6 @@ def consumed(
     return time.process_time() - began, events, dynamo.writes
 
 
-def measure(events: int, per_second: int, rounds: int) -> dict[str, Any]:
-    """Medians and spreads of both, taking turns."""
-    some = records(events)
-    ways: dict[str, Callable[[], tuple[float, int, int]]] = {}
-    for name, batches, generation in (
-        ("live", list(live(some, per_second)), "g1"),
-        ("replay", list(replayed(some)), "g2"),
-    ):
-        ways[name] = lambda batches=batches, generation=generation: consumed(batches, generation)  # type: ignore[misc]
-    rates: dict[str, list[float]] = {name: [] for name in ways}
-    writes: dict[str, int] = {}
-    counted: set[int] = set()
-    for turn in range(rounds + 1):
-        for name, run in ways.items():
-            seconds, applied, written = run()
-            counted.add(applied)
-            writes[name] = written
-            if turn:  # the first one warms caches, and imports
-                rates[name].append(applied / seconds)
-    (applied,) = counted
-    ratios = [fast / slow for slow, fast in zip(rates["live"], rates["replay"], strict=True)]
-    return {
-        "events": applied,
-        "live_events_per_second": per_second,
-        "ways": {
-            name: {
-                "events_per_second": statistics.median(found),
-                "spread": [min(found), max(found)],
-                "writes": writes[name],
-            }
-            for name, found in rates.items()
-        },
-        "ratio": statistics.median(ratios),
-        "ratio_spread": [min(ratios), max(ratios)],
-    }
-
-
-def report(found: dict[str, Any]) -> list[str]:
-    """The figures as a table."""
-    lines = [
-        f"{found['events']:,} events; live: {found['live_events_per_second']} a second and shard, a batch each second"
-    ]
-    lines.append(f"{'':10} {'events/s of CPU':>16} {'spread':>20} {'writes':>9} {'events a write':>15}")
-    for name, one in found["ways"].items():
-        low, high = one["spread"]
-        lines.append(
-            f"{name:10} {one['events_per_second']:16,.0f} {f'{low:,.0f} - {high:,.0f}':>20} {one['writes']:9,}"
-            f" {found['events'] / one['writes']:15.1f}"
-        )
-    low, high = found["ratio_spread"]
-    lines.append(f"a replay is {found['ratio']:.2f} times as fast ({low:.2f} - {high:.2f})")
-    return lines
-
-
 def folded(batches: Sequence[Sequence[dict[str, Any]]]) -> float:
     """CPU seconds of decoding the batches and folding each by itself: the least that a replay must do."""
     began = time.process_time()
@@ -189,23 +131,3 @@ def rows(quick: bool) -> list[Row]:
             "a replay's four, so even events that cost nothing would give 7 times.",
         )
     ]
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--events", type=int, default=60_000, help="(default: %(default)s)")
-    parser.add_argument("--per-second", type=int, default=100, help="live, for a shard (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="of each (default: %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="small and short: does it work?")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write every figure there")
-    given = parser.parse_args(argv)
-    found = measure(2_000 if given.quick else given.events, given.per_second, 1 if given.quick else given.rounds)
-    print("\n".join(report(found)))
-    if given.json:
-        given.json.write_text(json.dumps(found, indent=2))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -9,13 +9,9 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
 
 from msgspec import Struct
 from tqdm import tqdm
-
-#: Whose figure stands in a row: LiveInsight's, the ordinary design's, and that of the least that must be done.
-Part = Literal["ours", "peer", "floor"]
 
 
 class Skipped(Exception):
