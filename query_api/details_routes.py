@@ -15,7 +15,7 @@ from query_api.ranges import FROM, TO, TZ
 from query_api.representation import moment
 from query_api.sources import Sources
 from query_api.statistics import Active, Breakdown
-from query_api.statistics_routes import is_partial
+from query_api.statistics_routes import is_partial, made
 from stream_consumer.acquisition import page_of
 from stream_consumer.rollup import MINUTE_MS, bounded
 from stream_consumer.session import Session
@@ -71,7 +71,8 @@ class DetailsRoutes:
         self._clock: Callable[[], int] = sources.clock
 
     def hourly_details(self, site: str, arguments: Arguments) -> Asked:
-        span, _ = ranges.hour(arguments)
+        asked = ranges.hour(arguments)
+        span = asked.span
 
         def make() -> Made:
             borders = range(span.start, span.end + 1, MINUTE_MS)
@@ -91,9 +92,9 @@ class DetailsRoutes:
                 sources=[answers.LabelSessions(*row) for row in _top(by["source"].value, "sessions")],
                 event_types=[answers.LabelEvents(*row) for row in _top(by["event_type"].value, "events")],
             )
-            return _made(shown, (total, minutes, *by.values()), received, head)
+            return made(shown, asked, _until((total, minutes, *by.values())), received, head)
 
-        return Asked(("hourly-details", site, *span), make)
+        return Asked(("hourly-details", site, *asked.key), make)
 
     def page_details(self, site: str, arguments: Arguments) -> Asked:
         page = parameters.viewed(arguments)
@@ -123,9 +124,9 @@ class DetailsRoutes:
                 entries=answers.Values(**representation.values(entries.value[0], DIMENSIONS["entry_page"].metrics)),
                 exits=answers.Values(**representation.values(exits.value[0], DIMENSIONS["exit_page"].metrics)),
             )
-            return _made(shown, (views, entries, exits, active), received, head)
+            return made(shown, asked, _until((views, entries, exits, active)), received, head)
 
-        return Asked(("page-details", site, page, *asked.span, asked.zone.key), make)
+        return Asked(("page-details", site, page, *asked.key), make)
 
     def referrer_details(self, site: str, arguments: Arguments) -> Asked:
         referrer = parameters.referrer(arguments)
@@ -153,9 +154,9 @@ class DetailsRoutes:
                 ],
                 recent_sessions=[representation.session_row(one, True) for one in islice(came, _RECENT)],
             )
-            return _made(shown, (total, sessions, active), received, head)
+            return made(shown, asked, _until((total, sessions, active)), received, head)
 
-        return Asked(("referrer-details", site, referrer, *asked.span, asked.zone.key), make)
+        return Asked(("referrer-details", site, referrer, *asked.key), make)
 
     def _recent_events(self, site: str, page: str, active: Active) -> list[answers.EventRow]:
         on_it = (one for one in _newest(active) if one.page_views and bounded(one.exit_page) == page)
@@ -186,5 +187,5 @@ def _newest(active: Active) -> Iterable[Session]:
     return (session for session_id in active.order if (session := active.sessions.get(session_id)))
 
 
-def _made(value: Any, of: Iterable[Served[Any]], received: int, head: dict[str, Any]) -> Made:
-    return Made(value, min(one.until for one in of), received, head["lag"], head["partial"])
+def _until(of: Iterable[Served[Any]]) -> int:
+    return min(one.until for one in of)

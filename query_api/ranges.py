@@ -63,19 +63,29 @@ HOUR = Parameter(
 
 
 class Range(NamedTuple):
-    """A range and its zone; ``asked``: its length (ms) before it was widened, on the clock's face if that is less."""
+    """A range and its zone; ``asked``: its length (ms) before it was widened, on the clock's face if that is less.
+
+    ``key`` stands for it in the keys of answers. A range up to now is another stretch of time each quarter, but the
+    same question: so its last answer is there to stand in when a quarter begins while the tables cannot be read.
+    """
 
     span: Span
     zone: ZoneInfo
     asked: int
+    key: tuple[int | None, int | None, str]
 
     @property
-    def previous(self) -> Range:
+    def up_to_now(self) -> bool:
+        """Whether it goes on with the clock."""
+        return self.key[1] is None
+
+    @property
+    def previous(self) -> Span:
         """The period before."""
         start, end = calendar.previous(*self.span, self.zone)
         if start < 0:
             raise ParameterError("compare: the period before begins before 1970; ask for a shorter or later range")
-        return Range(Span(start, end), self.zone, end - start)
+        return Span(start, end)
 
 
 def zone(arguments: Arguments) -> ZoneInfo:
@@ -95,9 +105,8 @@ def span(arguments: Arguments, now: int, max_days: int = MAX_DAYS) -> Range:
     local = zone(arguments)
     given_end = _moment("to", arguments.get("to"), local)
     end = now if given_end is None else given_end
-    start = _moment("from", arguments.get("from"), local)
-    if start is None:
-        start = max(0, end - DAY_MS)
+    given_start = _moment("from", arguments.get("from"), local)
+    start = max(0, end - DAY_MS) if given_start is None else given_start
     if start >= end:
         raise ParameterError("from: must be before to (which is now where it is not given)")
     # Where clocks go back a day has 25 hours, and is a day.
@@ -106,7 +115,10 @@ def span(arguments: Arguments, now: int, max_days: int = MAX_DAYS) -> Range:
         raise ParameterError(f"from, to: at most {max_days} days in one query here; ask for several stretches")
     # Now is within a quarter, also at its very first moment: all who ask in it ask for the same.
     last = quarter_of(now) + QUARTER_MS if given_end is None else end + -end % QUARTER_MS
-    return Range(Span(quarter_of(start), last), local, asked)
+    whole = Span(quarter_of(start), last)
+    to = None if given_end is None else whole.end
+    since = None if to is None and given_start is None else whole.start
+    return Range(whole, local, asked, (since, to, local.key))
 
 
 def interval(arguments: Arguments, range_: Range, metrics: tuple[str, ...], label: Slice | None) -> Interval:
@@ -140,14 +152,15 @@ def check_visitors(range_: Range, interval: Interval) -> None:
         )
 
 
-def hour(arguments: Arguments) -> tuple[Span, ZoneInfo]:
+def hour(arguments: Arguments) -> Range:
     """``hour`` and ``tz``: the local hour."""
     local = zone(arguments)
     at = _moment("hour", arguments.get("hour"), local)
     if at is None:
         raise ParameterError(f"hour: {_FORMS}")
     start, end = calendar.hour_of(at, local)
-    return Span(max(0, start), end), local
+    whole = Span(max(0, start), end)
+    return Range(whole, local, end - start, (*whole, local.key))
 
 
 @cache

@@ -153,15 +153,15 @@ class StatisticsRoutes:
             until = min(found.until, active.until)
             previous = None
             if before:
-                earlier = self._sources.over_time(site, before.span, visitors=True)
+                earlier = self._sources.over_time(site, before, visitors=True)
                 until = min(until, earlier.until)
                 previous = answers.PreviousSummary(
-                    moment(before.span.start),
-                    moment(before.span.end),
+                    moment(before.start),
+                    moment(before.end),
                     **representation.summary_figures(earlier.value[0]),
                 )
             head = self._head(asked, figures.received)
-            return _made(
+            return made(
                 answers.Summary(
                     site=site,
                     **head,
@@ -169,12 +169,13 @@ class StatisticsRoutes:
                     previous=previous,
                     **representation.summary_figures(figures),
                 ),
+                asked,
                 until,
                 figures.received,
                 head,
             )
 
-        return Asked(("summary", site, *_key(asked), before is not None), make)
+        return Asked(("summary", site, *asked.key, before is not None), make)
 
     def timeseries(self, site: str, arguments: Arguments) -> Asked:
         asked = ranges.span(arguments, self._clock())
@@ -223,9 +224,9 @@ class StatisticsRoutes:
                 dimension=one.dimension if one else None,
                 label=one.label if one else None,
             )
-            return _made(series, until, totals.received, head)
+            return made(series, asked, until, totals.received, head)
 
-        key = ("timeseries", site, *_key(asked), interval.name, metrics, before is not None, one)
+        key = ("timeseries", site, *asked.key, interval.name, metrics, before is not None, one)
         return Asked(key, make)
 
     def breakdown(self, site: str, arguments: Arguments) -> Asked:
@@ -240,7 +241,7 @@ class StatisticsRoutes:
 
         def make() -> Made:
             found = self._sources.by_label(site, asked.span, dimension)
-            earlier = self._sources.by_label(site, before.span, dimension) if before else None
+            earlier = self._sources.by_label(site, before, dimension) if before else None
             ranked = representation.ranked(found.value, metrics)
             held = [figures for _, figures in ranked]
             other = found.value.other
@@ -258,18 +259,18 @@ class StatisticsRoutes:
                 ),
             )
             until = min(found.until, earlier.until) if earlier else found.until
-            made = _made(shown, until, found.value.received, head)
+            answer = made(shown, asked, until, found.value.received, head)
             if not csv:
-                return made
+                return answer
             name = export.file_name(site, dimension, asked.span)
-            return made._replace(
+            return answer._replace(
                 value=export.as_csv(shown),
                 content_type=CSV,
                 headers={"Content-Disposition": f'attachment; filename="{name}"'},
-                partial=made.partial or shown.more > 0,
+                partial=answer.partial or shown.more > 0,
             )
 
-        key = ("breakdown", site, *_key(asked), dimension, metrics, limit, before is not None, csv)
+        key = ("breakdown", site, *asked.key, dimension, metrics, limit, before is not None, csv)
         return Asked(key, make)
 
     def hourly(self, site: str, arguments: Arguments) -> Asked:
@@ -280,9 +281,9 @@ class StatisticsRoutes:
             found = self._sources.over_time(site, borders, visitors=False)
             received = max(one.received for one in found.value)
             head = self._head(asked, received)
-            return _made(representation.steps(borders, found.value), found.until, received, head)
+            return made(representation.steps(borders, found.value), asked, found.until, received, head)
 
-        return Asked(("hourly", site, *asked.span), make)
+        return Asked(("hourly", site, *asked.key), make)
 
     def pages(self, site: str, arguments: Arguments) -> Asked:
         return self._ranking(site, arguments, _PAGES)
@@ -298,11 +299,13 @@ class StatisticsRoutes:
         def make() -> Made:
             found = self._sources.by_label(site, asked.span, of.dimension)
             rows = representation.amounts(found.value, metric, limit, of.unknown)
-            made = _made(of.represent(rows), found.until, found.value.received, self._head(asked, found.value.received))
+            received = found.value.received
+            answer = made(of.represent(rows), asked, found.until, received, self._head(asked, received))
             value = METRICS[metric].value
-            return made._replace(partial=made.partial or sum(map(bool, map(value, found.value.rows.values()))) > limit)
+            cut = sum(map(bool, map(value, found.value.rows.values()))) > limit
+            return answer._replace(partial=answer.partial or cut)
 
-        return Asked(("ranking", of.dimension, site, *asked.span, limit), make)
+        return Asked(("ranking", of.dimension, site, *asked.key, limit), make)
 
     def _head(self, asked: Range, received: int) -> dict[str, Any]:
         """The fields that figures of a range have in common."""
@@ -321,9 +324,8 @@ def is_partial(span: Span, now: int) -> bool:
     return span.end > now
 
 
-def _made(value: Any, until: int, received: int, head: dict[str, Any]) -> Made:
-    return Made(value, until, received, head["lag"], head["partial"])
-
-
-def _key(asked: Range) -> tuple[object, ...]:
-    return (*asked.span, asked.zone.key)
+def made(value: Any, asked: Range, until: int, received: int, head: dict[str, Any]) -> Made:
+    """The answer about a range: where that was not over when it was asked for, good no longer than to its end."""
+    partial = head["partial"]
+    good = min(until, asked.span.end) if partial or asked.up_to_now else until
+    return Made(value, good, received, head["lag"], partial)

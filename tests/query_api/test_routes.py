@@ -590,6 +590,60 @@ def test_an_old_answer_stands_in_while_the_tables_cannot_be_read() -> None:
     assert site.get(SUMMARY, 503)["error"]["reason"] == "unavailable"
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "statistics/summary/?compare=previous",
+        f"statistics/timeseries/?from={NOON}",
+        "statistics/breakdown/?dimension=page&tz=Asia/Seoul",
+        "statistics/hourly/?",
+        "statistics/pages/?",
+        "statistics/sources/?",
+        "dashboard/page-details/?page=/a",
+        "dashboard/referrer-details/?referrer=",
+    ],
+)
+def test_an_old_answer_stands_in_also_when_another_quarter_begins(path) -> None:
+    """A range up to now is longer or another one from then on, which nobody has ever had an answer about."""
+    site = a_site(visit("a", NOON, "page_view"))
+    url = f"/api/{path}&site=blog"
+    fresh = site.http.get(url)
+    site.reader.fails = True
+    site.now += QUARTER_MS
+    old = site.http.get(url)
+    assert (old.status_code, old.data) == (200, fresh.data)
+    assert int(old.headers["LiveInsight-Stale"]) >= 600
+    site.reader.fails = False
+    site.now += 10_000
+    new = site.http.get(url)
+    assert "LiveInsight-Stale" not in new.headers
+    assert new.headers["Cache-Control"] != "no-store"
+    # What has an end of its own is another question.
+    site.reader.fails = True
+    site.get(f"{url}&to={NOW - QUARTER_MS}", 503)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "statistics/summary/?",
+        f"statistics/summary/?to={NOON + 45 * MINUTE_MS}",
+        f"dashboard/hourly-details/?hour={NOON}",
+    ],
+)
+def test_an_answer_of_what_is_not_over_is_good_to_its_end_at_most(path) -> None:
+    site = a_site(visit("a", NOON, "page_view"), live_lifetime=60.0, recent_lifetime=60.0)
+    assert (NOON + 45 * MINUTE_MS) % HOUR == 0
+    site.now = NOON + 45 * MINUTE_MS - 5_000
+    found = site.http.get(f"/api/{path}&site=blog")
+    assert found.headers["LiveInsight-Partial"] == "true"
+    assert found.headers["Cache-Control"] == "public, max-age=5"
+    site.now += 5_000
+    found = site.http.get(f"/api/{path}&site=blog")
+    assert "LiveInsight-Stale" not in found.headers
+    assert found.headers.get("LiveInsight-Partial") == ("true" if path.endswith("summary/?") else None)
+
+
 def test_health_is_never_an_old_one() -> None:
     site = a_site()
     assert site.get("/health/") == {"status": "ok"}
