@@ -42,6 +42,26 @@ SESSION_METRICS = {
 }
 
 
+class _Clock:
+    """The time of the stand-in and its pages: from here on, at real pace. So no test meets the end of a quarter, an
+    hour or a day, where a dashboard asks for another range.
+    """
+
+    START = datetime(2026, 3, 10, 3, 47, 20, tzinfo=UTC)
+
+    def __init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
+        self.began = time.monotonic()
+
+    def now(self) -> datetime:
+        return self.START + timedelta(seconds=time.monotonic() - self.began)
+
+
+_clock = _Clock()
+
+
 def iso(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
 
@@ -51,7 +71,7 @@ def from_iso(text: str) -> datetime:
 
 
 def session(name: str, site: str = "shop", **changes: Any) -> dict[str, Any]:
-    now = datetime.now(UTC)
+    now = _clock.now()
     return {
         "session_id": name,
         "user_id": f"visitor-{name}",
@@ -79,11 +99,11 @@ def session(name: str, site: str = "shop", **changes: Any) -> dict[str, Any]:
 
 
 def this_minute() -> datetime:
-    return datetime.now(UTC).replace(second=0, microsecond=0)
+    return _clock.now().replace(second=0, microsecond=0)
 
 
 def event(name: str, kind: str, **changes: Any) -> dict[str, Any]:
-    now = datetime.now(UTC)
+    now = _clock.now()
     return {
         "event_id": name,
         "event_type": kind,
@@ -153,14 +173,14 @@ class Site:
     on_page: list[dict[str, Any]] = field(default_factory=list)
     each_step: int = 40
     totals: dict[str, Any] = field(default_factory=_totals)
-    as_of: datetime | None = field(default_factory=lambda: datetime.now(UTC) - timedelta(seconds=4))
+    as_of: datetime | None = field(default_factory=lambda: _clock.now() - timedelta(seconds=4))
     viewed: Counter[datetime] = field(default_factory=Counter)  # page views by minute, since the test began
 
     def view_page(self) -> None:
         """One more page view, readable from now on."""
         self.totals["page_views"] += 1
         self.totals["total_events"] += 1
-        self.as_of = datetime.now(UTC)
+        self.as_of = _clock.now()
         self.viewed[this_minute()] += 1
 
 
@@ -452,6 +472,9 @@ def serving(stand_in: StandIn) -> Iterator[str]:
                 self.end_headers()
                 self.wfile.write(body)
 
+        def date_time_string(self, timestamp: float | None = None) -> str:
+            return super().date_time_string(_clock.now().timestamp() if timestamp is None else timestamp)
+
         def log_message(self, *_: object) -> None:
             pass
 
@@ -483,10 +506,9 @@ class Visit:
         if not request.url.startswith((self.address, f"blob:{self.address}")):
             self.complaints.append(f"request elsewhere: {request.url}")
 
-    def open(self, path: str = "/?site=shop", *, own_clock: bool = False) -> Page:
-        """``own_clock``: the page's time can be let jump with :func:`later`."""
-        if own_clock:
-            self.page.clock.install()
+    def open(self, path: str = "/?site=shop") -> Page:
+        """The page, whose time can be let jump with :func:`later`."""
+        self.page.clock.install(time=_clock.now())
         self.page.goto(self.address + path)
         return self.page
 
@@ -536,6 +558,7 @@ def shoot(page: Page, folder: Path, name: str) -> None:
 
 @pytest.fixture
 def api() -> StandIn:
+    _clock.start()
     return StandIn()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -53,12 +52,12 @@ def test_shows_an_event_within_two_seconds(api: StandIn, visit: Visits, streams:
     for views in ("4,322", "4,323"):
         shop.visitors_now += 1
         shop.view_page()
-        readable = time.time()
+        readable = page.evaluate("Date.now()")
         expect(page.locator("#visitors-now")).to_have_text(str(shop.visitors_now))
         expect(value(page, "page_views")).to_have_text(views)
         shown = page.evaluate("shown")
         for what in (f"views{views}", f"now{shop.visitors_now}"):
-            assert shown[what] / 1000 - readable < (2 if streams else 2.5), what
+            assert shown[what] - readable < (2_000 if streams else 2_500), what
     assert asked(api, STREAM) == 1
     if streams:
         assert asked(api, REALTIME) == 0
@@ -70,7 +69,7 @@ def test_shows_an_event_within_two_seconds(api: StandIn, visit: Visits, streams:
 
 def test_a_stream_that_a_proxy_holds_up_is_given_up_for_polling_and_tried_again(api: StandIn, visit: Visits) -> None:
     api.mute = True
-    page = visit().open(own_clock=True)
+    page = visit().open()
     expect(value(page, "page_views")).to_have_text("4,321")
     later(page, 6)
     expect(page.locator("#freshness")).to_have_attribute("data-state", "polling")
@@ -86,7 +85,7 @@ def test_a_stream_that_a_proxy_holds_up_is_given_up_for_polling_and_tried_again(
 
 def test_asks_for_little(api: StandIn, visit: Visits) -> None:
     """A busy site for 40 s, whose first events are shown at once; then nothing happens any more."""
-    page = visit().open(own_clock=True)
+    page = visit().open()
     shop = api.sites["shop"]
     expect(page.locator("#panel-goals-rows li")).to_have_count(2)
     before = len(api.asked)
@@ -121,7 +120,7 @@ def test_asks_for_little(api: StandIn, visit: Visits) -> None:
 
 
 def test_leaves_focus_scroll_and_nodes_in_place(api: StandIn, visit: Visits) -> None:
-    page = visit().open(own_clock=True)
+    page = visit().open()
     expect(page.locator("#active tr")).to_have_count(2)
     expect(page.locator("#panel-pages-rows li")).to_have_count(10)
     page.locator("#panel-pages-rows button").nth(1).focus()
@@ -144,7 +143,7 @@ def test_leaves_focus_scroll_and_nodes_in_place(api: StandIn, visit: Visits) -> 
 
 
 def test_rests_while_the_tab_is_hidden(api: StandIn, visit: Visits) -> None:
-    page = visit().open(own_clock=True)
+    page = visit().open()
     expect(page.locator("#panel-goals-rows li")).to_have_count(2)
     page.evaluate(HIDE, True)
     before = len(api.asked)
@@ -170,7 +169,7 @@ def test_figures_of_an_old_answer_are_marked_once_for_all(api: StandIn, visit: V
 
 
 def test_an_outage_is_told_with_its_cause_and_ends_by_itself(api: StandIn, visit: Visits) -> None:
-    page = visit().open(own_clock=True)
+    page = visit().open()
     expect(page.locator("#visitors-now")).to_have_text("17")
     expect(page.locator("#panel-goals-rows li")).to_have_count(2)
     api.broken["/api/"] = DOWN
@@ -206,7 +205,7 @@ def test_one_failing_panel_leaves_the_others(api: StandIn, visit: Visits) -> Non
     api.broken[SERIES] = (500, "<html>not json</html>")
     api.broken[SUMMARY] = (200, '{"unexpected": true}')
     visitor = visit()
-    page = visitor.open(own_clock=True)
+    page = visitor.open()
     expect(page.locator("#chart-problem")).to_have_text("Not up to date. The query API answered with status 500.")
     expect(page.locator("#summary-problem")).to_contain_text("Not up to date")
     expect(page.locator("#panel-sources-rows li")).to_have_count(3)
@@ -223,7 +222,7 @@ def test_one_failing_panel_leaves_the_others(api: StandIn, visit: Visits) -> Non
 def test_active_sessions_are_followed_further_and_hold_still_under_the_pointer(api: StandIn, visit: Visits) -> None:
     shop = api.sites["shop"]
     shop.active = [session(f"s{number}", current_title=f"Page {number}") for number in range(120)]
-    page = visit().open(own_clock=True)
+    page = visit().open()
     expect(page.locator("#active tr")).to_have_count(50)
     expect(page.locator("#active-count")).to_have_text("50 of 120")
     page.locator("#active-more").click()
@@ -256,7 +255,7 @@ def test_a_session_opens_with_its_events_and_follows_them(api: StandIn, visit: V
         event("e4", "scroll", properties={"depth": 75}),
         event("e5", "wishlist", properties={"item": "oak"}),
     ]
-    page = visit().open(own_clock=True)
+    page = visit().open()
     page.locator("#active .title", has_text="Oak lamp").click()
     drawer = page.get_by_role("dialog")
     items = drawer.locator("#session-events li")
