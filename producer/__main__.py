@@ -9,7 +9,9 @@ import io
 import json
 import math
 import os
+import select
 import signal
+import socket
 import stat
 import sys
 import time
@@ -184,7 +186,8 @@ def _import(arguments: argparse.Namespace) -> int:
     tally = Tally(keep=100_000 if arguments.verbose else 5)
     interrupted = False
     with contextlib.ExitStack() as stack:
-        logs = [stack.enter_context(_LogFile(name)) for name in dict.fromkeys(arguments.files)]
+        signals = stack.enter_context(_Signals())
+        logs = [stack.enter_context(_LogFile(name, signals)) for name in dict.fromkeys(arguments.files)]
         outbox = _Outbox(None) if arguments.dry_run else stack.enter_context(_connected_outbox())
         bar = stack.enter_context(
             tqdm(
@@ -229,17 +232,48 @@ def _import(arguments: argparse.Namespace) -> int:
     return 1 if failures else 0
 
 
+class _Signals:
+    """Lets Ctrl-C end the wait for more of a pipe.
+
+    Without it that might go unheard: a signal that comes just before the call that waits is only noted, and Python acts
+    on it when the call is over.
+    """
+
+    def __enter__(self) -> Self:
+        self._came, self._waker = socket.socketpair()
+        self._came.setblocking(False)
+        self._waker.setblocking(False)
+        self._before = signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.set_wakeup_fd(self._before)
+        self._came.close()
+        self._waker.close()
+
+    def wait(self, file: io.FileIO) -> None:
+        """Return when there is something to read. Handlers of signals run, and may raise, as soon as one comes."""
+        poll = select.poll()  # not select(), which takes no file beyond the 1,024th
+        poll.register(file, select.POLLIN)
+        poll.register(self._came, select.POLLIN)
+        while all(ready != file.fileno() for ready, _ in poll.poll()):
+            with contextlib.suppress(BlockingIOError):
+                self._came.recv(4096)
+
+
 class _Counted(io.RawIOBase):
     """Reads from ``raw`` and counts the bytes."""
 
-    def __init__(self, raw: io.RawIOBase) -> None:
+    def __init__(self, raw: io.FileIO, signals: _Signals) -> None:
         self._raw = raw
+        self._signals = signals
         self.count = 0
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any, /) -> int | None:
+        self._signals.wait(self._raw)
         got = self._raw.readinto(buffer)
         self.count += got or 0
         return got
@@ -251,13 +285,13 @@ class _LogFile:
     ``size`` (bytes, None for a pipe) and ``position`` are of the file as it lies there, packed or not.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, signals: _Signals) -> None:
         self.name = "stdin" if path == "-" else path
         self.failure = ""
         try:
             self._file = io.FileIO(0, closefd=False) if path == "-" else io.FileIO(path)
             status = os.fstat(self._file.fileno())
-            self._counted = _Counted(self._file)
+            self._counted = _Counted(self._file, signals)
             buffered = io.BufferedReader(self._counted, 1 << 18)
             packed = buffered.peek(2)[:2] == b"\x1f\x8b"
         except OSError as error:
