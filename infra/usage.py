@@ -24,6 +24,9 @@ _PUT_UNIT = 25 * _KB
 #: The most that Lambda hands over at a time.
 _INVOCATION = 6 * _KB * _KB
 _READ_UNIT = 4 * _KB
+#: What each stored item is billed for besides its bytes; `index_entry_bytes` of the units has it already.
+#: https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/CapacityUnitCalculations.html
+_ITEM_BYTES = 100
 _QUARTER_S = 900.0
 _WEEK_HOURS = 168.0
 
@@ -254,8 +257,8 @@ def liveinsight(traffic: Traffic, units: Mapping[str, Any], assumed: Assumed | N
     }
     kept = min(traffic.months * DAYS, SESSION_LIFETIME_S / 86_400) / DAYS
     index = units["index_entry_bytes"] * (1 + traffic.known_users)
-    stored = kept * (sessions * (session_bytes + index) + writes * chunk_bytes)
-    final_rollup = _at(units["rollup_bytes"], max(1.0, in_quarter))
+    stored = kept * (sessions * (session_bytes + _ITEM_BYTES + index) + writes * (chunk_bytes + _ITEM_BYTES))
+    final_rollup = _at(units["rollup_bytes"], max(1.0, in_quarter)) + _ITEM_BYTES
     stored += traffic.months * (quarters * final_rollup + hours * merged["stored_bytes_per_site_hour"])
     return usage | _stored(stored) | _watched(units, assumed, moving.batches)
 
@@ -288,7 +291,7 @@ def ordinary(traffic: Traffic, units: Mapping[str, Any], assumed: Assumed | None
     }
     kept = min(traffic.months * DAYS, SESSION_LIFETIME_S / 86_400) / DAYS
     session_bytes = _at(units["session"]["bytes"], traffic.events_per_session)
-    stored = kept * (sessions * session_bytes + events * (event_bytes + 100))
+    stored = kept * (sessions * (session_bytes + _ITEM_BYTES) + events * (event_bytes + _ITEM_BYTES))
     return usage | _stored(stored) | _watched(units, assumed, events / SECONDS, own_log=0)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from stream_consumer.chunk_dictionary import CHUNK_DICTIONARY
 from stream_consumer.durations import bucket_of
 from stream_consumer.footprint import ErasedUser, Footprint
 from stream_consumer.kinesis_batch import Poison
@@ -299,15 +300,29 @@ def chunk_items(session: Session, shard_id: str, events: list[tuple[str, bytes]]
     An item is put without a condition, and its key names its first and last event: a late write
     of an earlier attempt can then only repeat events, never hide some. Readers drop repeats.
     """
-    return [
-        {
-            "pk": {"S": session_key(session.site_id, session.session_id)},
-            "sk": {"S": f"{shard_id}={part[0][0]}-{part[-1][0]}"},
-            "body": {"B": zlib.compress(_packer.encode(part), 6)},
-            "expires": {"N": str(session.received // 1000 + SESSION_LIFETIME_S)},
-        }
-        for part in _parts(events)
-    ]
+    pk = session_key(session.site_id, session.session_id)
+    expires = str(session.received // 1000 + SESSION_LIFETIME_S)
+    items: list[Item] = []
+    for part in _parts(events):
+        sk = f"{shard_id}={part[0][0]}-{_beyond(part[0][0], part[-1][0])}"
+        compressor = zlib.compressobj(zdict=_dictionary(pk, sk))
+        body = compressor.compress(_packer.encode(part)) + compressor.flush()
+        items.append({"pk": {"S": pk}, "sk": {"S": sk}, "body": {"B": body}, "expires": {"N": expires}})
+    return items
+
+
+def _beyond(first: str, last: str) -> str:
+    """What of ``last`` is not as in ``first``, which comes before it: together they tell the one from any other."""
+    if first == last:
+        return ""
+    if len(first) != len(last):
+        return last
+    return last[next(at for at, (one, other) in enumerate(zip(first, last, strict=True)) if one != other) :]
+
+
+def _dictionary(pk: str, sk: str) -> bytes:
+    """What a chunk repeats of all chunks, and of its own key: its session's ids and the first event's position."""
+    return CHUNK_DICTIONARY + f"{pk}#{sk}".encode()
 
 
 def _parts(events: list[tuple[str, bytes]]) -> list[list[tuple[str, bytes]]]:
@@ -326,9 +341,11 @@ def _parts(events: list[tuple[str, bytes]]) -> list[list[tuple[str, bytes]]]:
 
 
 def read_chunk(item: Mapping[str, Any]) -> list[tuple[str, bytes]]:
-    """The ``(shard=position, event bytes)`` of one chunk."""
-    shard_id = item["sk"]["S"].partition("=")[0]
-    return [(f"{shard_id}={position}", event) for position, event in _chunk.decode(zlib.decompress(item["body"]["B"]))]
+    """The ``(shard=position, event bytes)`` of one chunk, which is under its own key as :func:`chunk_items` made it."""
+    pk, sk = item["pk"]["S"], item["sk"]["S"]
+    shard_id = sk.partition("=")[0]
+    body = zlib.decompressobj(zdict=_dictionary(pk, sk)).decompress(item["body"]["B"])
+    return [(f"{shard_id}={position}", event) for position, event in _chunk.decode(body)]
 
 
 def quarantine_item(poison: Poison, shard_id: str) -> Item:

@@ -93,6 +93,11 @@ def test_a_bill_is_what_one_computes_by_hand() -> None:
         ("DynamoDB", "writes of marks and progress"): 2 * seconds_5 + 730 * 4,
         ("DynamoDB", "writes of compaction"): 730 * (20 + 2) + 730,
         ("DynamoDB", "reads of sessions"): 100 * seconds_5,
+        # Each item is billed for 100 bytes more than it has; one index entry of a session, which has them.
+        ("DynamoDB", "storage"): (
+            10 * SECONDS * (600 + 100 + 200) + 100 * seconds_5 * (900 + 100) + 730 * (4 * (1000 + 100) + 1000)
+        )
+        / 1e9,
         ("CloudWatch", "logs"): seconds_5 * (1300 + 700) / 1e9,
         ("X-Ray", "traces"): seconds_5,
     }.items():
