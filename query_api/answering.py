@@ -32,8 +32,9 @@ _encode = msgspec.json.Encoder().encode
 class Answering:
     """Gives answers out. ``store`` keeps them; ``clock`` gives ms since 1970 UTC; ``jitter`` numbers from 0 to 1.
 
-    ``ahead``: the last part of an answer's time, in which it is made anew if it is asked for. ``shared_caches``:
-    whether caches between us and the client may keep what they pass on.
+    ``ahead``: the last part of an answer's time, in which it is made anew if it is asked for. ``patience``: how long
+    (s) a new one is waited for where an old one could stand in. ``shared_caches``: whether caches between us and the
+    client may keep what they pass on.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Answering:
         *,
         shared_caches: bool,
         ahead: float,
+        patience: float,
     ) -> None:
         self._clock = clock
         self._scope = "public" if shared_caches else "private"
@@ -53,7 +55,7 @@ class Answering:
             def keep(answer: Answer) -> bool:
                 return len(answer.body) <= MAX_CACHED_BYTES
 
-            return Shared(store, clock, keep=keep, stale_ms=stale_ms, ahead=ahead, jitter=jitter)
+            return Shared(store, clock, keep=keep, stale_ms=stale_ms, patience=patience, ahead=ahead, jitter=jitter)
 
         self._answers = shared(round(settings.stale_lifetime * 1000))
         self._never_stale = shared(0)

@@ -57,18 +57,22 @@ def create_app(
     serving: Callable[[], Pointer] = Pointer,
     jitter: Callable[[], float] = random.random,
     ahead: float = 0.4,
+    patience: float = 0.3,
 ) -> Flask:
     """The application. ``reader``, or what makes a generation's by its name, stays its maker's, who closes it.
 
     It answers from the generation that the pointer ``serving`` names. ``clock`` gives ms since 1970 UTC.
     Without ``read_keys`` everybody may read. ``jitter`` gives numbers from 0 to 1. ``ahead``: the last part of an
-    answer's time, in which it is made anew if it is asked for.
+    answer's time, in which it is made anew if it is asked for. ``patience``: how long (s) a new answer is waited for
+    where an old one could stand in.
     """
     app = Flask("liveinsight.query_api", static_folder=None)
     app.url_map.merge_slashes = False
     app.url_map.converters["any_text"] = AnyText
     store = answer_store(app, settings.cache_url)
-    answering = Answering(store, settings, clock, jitter, shared_caches=read_keys is None, ahead=ahead)
+    answering = Answering(
+        store, settings, clock, jitter, shared_caches=read_keys is None, ahead=ahead, patience=patience
+    )
 
     def sources(generation: str) -> Sources:
         return Sources(reader(generation) if callable(reader) else reader, settings, clock)

@@ -172,7 +172,8 @@ def test_a_small_body_is_ignored() -> None:
 
 @pytest.mark.parametrize("path", ["/api/sites/", "/", "/openapi.json", "/api/none", "/api/statistics/pages/?limit=x"])
 def test_head_is_get_without_the_body(dashboard, path) -> None:
-    got, head = http().get(path), http().head(path)
+    client = http()
+    got, head = client.get(path), client.head(path)
     assert head.data == b""
     assert head.status_code == got.status_code
     assert dict(head.headers) == dict(got.headers)

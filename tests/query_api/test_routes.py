@@ -103,7 +103,13 @@ class Site:
     def start(self, read_keys=None, **settings) -> None:
         self.reads: Counter[str] = Counter()
         app = create_app(
-            self.reader, ApiSettings(NAMES, **settings), lambda: self.now, read_keys, jitter=lambda: 0.0, ahead=0.0
+            self.reader,
+            ApiSettings(NAMES, **settings),
+            lambda: self.now,
+            read_keys,
+            jitter=lambda: 0.0,
+            ahead=0.0,
+            patience=60.0,  # on a busy machine too
         )
         self.http = app.test_client()
         for name in ("active", "marks", "rollups", "session", "events", "sites", "check"):
