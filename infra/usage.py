@@ -206,9 +206,9 @@ def liveinsight(traffic: Traffic, units: Mapping[str, Any], assumed: Assumed | N
     batches = moving.batches * SECONDS
     writes = moving.batch_sessions * batches
     sessions = moving.events * SECONDS / traffic.events_per_session
-    session_bytes = _at(units["session"]["bytes"], traffic.events_per_session)
     together = moving.batch_events / moving.batch_sessions
-    chunk_bytes = _at(units["chunk"]["bytes"], together)
+    written = _written(traffic, units, together)
+    session_bytes = written["session_bytes"]
     # A put costs the larger of the two items; the last minute of activity is in an index, and moving there is two.
     moved = min(1.0, traffic.event_gap * together / 60)
     indexed = sessions * (1 + traffic.known_users) + max(0.0, writes - sessions) * moved * 2
@@ -228,12 +228,12 @@ def liveinsight(traffic: Traffic, units: Mapping[str, Any], assumed: Assumed | N
             "lambda_gb_second",
         ),
         ("DynamoDB", "writes of sessions"): (
-            writes * _at(units["session"]["write_units"], traffic.events_per_session),
+            writes * written["session_units"],
             "dynamodb_write_unit",
         ),
         ("DynamoDB", "writes of their indexes"): (indexed, "dynamodb_write_unit"),
         ("DynamoDB", "writes of events"): (
-            writes * _at(units["chunk"]["write_units"], together),
+            moving.events * SECONDS * written["chunk_units"],
             "dynamodb_write_unit",
         ),
         ("DynamoDB", "writes of roll-ups"): (rollups * rollup_write, "dynamodb_write_unit"),
@@ -257,7 +257,8 @@ def liveinsight(traffic: Traffic, units: Mapping[str, Any], assumed: Assumed | N
     }
     kept = min(traffic.months * DAYS, SESSION_LIFETIME_S / 86_400) / DAYS
     index = units["index_entry_bytes"] * (1 + traffic.known_users)
-    stored = kept * (sessions * (session_bytes + _ITEM_BYTES + index) + writes * (chunk_bytes + _ITEM_BYTES))
+    chunk_bytes = written["chunk_bytes"] + written["chunks"] * _ITEM_BYTES
+    stored = kept * (sessions * (session_bytes + _ITEM_BYTES + index) + moving.events * SECONDS * chunk_bytes)
     final_rollup = _at(units["rollup_bytes"], max(1.0, in_quarter)) + _ITEM_BYTES
     stored += traffic.months * (quarters * final_rollup + hours * merged["stored_bytes_per_site_hour"])
     return usage | _stored(stored) | _watched(units, assumed, moving.batches)
@@ -290,7 +291,7 @@ def ordinary(traffic: Traffic, units: Mapping[str, Any], assumed: Assumed | None
         ("CloudWatch", "PutMetricData"): (events, "metric_call"),
     }
     kept = min(traffic.months * DAYS, SESSION_LIFETIME_S / 86_400) / DAYS
-    session_bytes = _at(units["session"]["bytes"], traffic.events_per_session)
+    session_bytes = _written(traffic, units, 1)["bare_bytes"]
     stored = kept * (sessions * (session_bytes + _ITEM_BYTES) + events * (event_bytes + _ITEM_BYTES))
     return usage | _stored(stored) | _watched(units, assumed, events / SECONDS, own_log=0)
 
@@ -375,7 +376,8 @@ def batch_ms(traffic: Traffic, moving: Flow, units: Mapping[str, Any], assumed: 
     rollups = moving.batch_sites * (1 + _spilled(traffic))
     _, _, rollup_kb = _over_a_quarter(units["rollup_bytes"], _in_quarter(traffic, moving))
     gets = math.ceil(sessions / 100) + math.ceil(rollups / 100)
-    batch_writes = math.ceil((sessions + moving.batch_sites) / 25) + 1
+    written = _written(traffic, units, moving.batch_events / moving.batch_sessions)
+    batch_writes = math.ceil((moving.batch_events * written["chunks"] + moving.batch_sites) / 25) + 1
     writes = batch_writes + rollups + moving.batch_sessions
     waits = gets + sum(math.ceil(some / assumed.writers) for some in (batch_writes, rollups, sessions))
     cpu = units["consumer"]
@@ -424,6 +426,21 @@ def _in_slot(mean: float) -> float:
 
 def _units(size: float) -> int:
     return max(1, math.ceil(size / _KB))
+
+
+def _written(traffic: Traffic, units: Mapping[str, Any], together: float) -> dict[str, float]:
+    """How a session's events are written if so many of it come together: see ``tests/benchmarks/bench_units.py``."""
+    measured = units["written"]
+    # Beyond what was measured it is the same for each write and event.
+    events = min(traffic.events_per_session, max(map(float, measured)))
+    of = {
+        count: {
+            name: _at({at: one[name] for at, one in some.items()}, min(together, float(count)))
+            for name in next(iter(some.values()))
+        }
+        for count, some in measured.items()
+    }
+    return {name: _at({count: one[name] for count, one in of.items()}, events) for name in next(iter(of.values()))}
 
 
 def _at(sizes: Mapping[str, float], count: float) -> float:

@@ -30,7 +30,6 @@ from stream_consumer.items import (
     marks_key,
     merged_key,
     merged_sk,
-    read_chunk,
     read_labels,
     read_rollup,
     read_session,
@@ -41,6 +40,7 @@ from stream_consumer.items import (
 from stream_consumer.merged import DAY_MS, HOUR_MS, TOTALS, Labels, Totals
 from stream_consumer.rollup import MINUTE_MS, QUARTER_MS, RollUp
 from stream_consumer.session import Session
+from stream_consumer.stored_events import read_chunk
 from stream_consumer.table import TableNames, Unavailable
 
 if TYPE_CHECKING:
@@ -217,13 +217,21 @@ class Reader:
 
     def events(self, site_id: str, session_id: str) -> list[Event]:
         """The stored events of one session, each once, in order of event time."""
-        items = self._query(
+        key = session_key(site_id, session_id)
+        # In this order, the chunks consistently: what is no more in the item read has been in a chunk since before.
+        item = self._get_item(self._names.sessions, {"pk": {"S": key}})
+        recent = read_session(item).events if item and self._lives(item) else []
+        chunks = self._query(
             TableName=self._names.session_events,
             KeyConditionExpression="pk = :pk",
-            ExpressionAttributeValues={":pk": {"S": session_key(site_id, session_id)}},
+            ExpressionAttributeValues={":pk": {"S": key}},
+            ConsistentRead=True,
         )
-        # A batch that was tried again with other borders has left overlapping chunks.
-        by_position = {position: data for item in items if self._lives(item) for position, data in read_chunk(item)}
+        # Some are in two of them, where a batch was tried again with other borders.
+        by_position = dict(recent)
+        for chunk in chunks:
+            if self._lives(chunk):
+                by_position.update(read_chunk(chunk))
         events = [event for data in by_position.values() if isinstance(event := decode(data), Event)]
         return sorted(events, key=lambda event: (event.timestamp, event.event_id))
 

@@ -1,7 +1,8 @@
 """The protocol that makes at-least-once delivery look like once.
 
 A batch is folded onto the sessions as the table holds them, event by event. Then roll-ups are
-written, each only with the changes beyond its own position; then sessions, last. A retry reads the
+written, each only with the changes beyond its own position; then sessions, last, each after the
+chunks of the events that it has no room for. A retry reads the
 same old sessions, computes the same changes, and finds them already in the roll-ups. Every write is
 a compare-and-set on the position it was computed from; a lost one computes the whole batch again.
 Poison is no reason to stop; an infrastructure error is, at the first record that is not done.
@@ -15,7 +16,7 @@ events and of their labels; the session itself is taken back whole.)
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -25,11 +26,10 @@ from stream_consumer.items import (
     Positions,
     StoredRollUp,
     StoredSession,
-    chunk_items,
     hour_mark,
     quarantine_item,
     rollup_item,
-    session_item,
+    session_items,
     site_item,
 )
 from stream_consumer.kinesis_batch import Batch, ErasureArrived, Poison
@@ -38,6 +38,8 @@ from stream_consumer.quarantine import PoisonGauge
 from stream_consumer.seen import Verdict
 from stream_consumer.table import Conflict, RollUpName, SessionName, Unavailable
 
+#: Sessions that are written at a time: their events, then they.
+SESSIONS_AT_A_TIME = 2000
 #: Lost compare-and-sets in a row before the batch is given back: each means that somebody else wrote.
 MAX_ATTEMPTS = 5
 
@@ -148,25 +150,38 @@ def _write_rollups(fold: Fold, shard_id: str, store: Store) -> tuple[int, list[I
 def _write_sessions(
     folded: Sequence[FoldedSession], shard_id: str, marks: Sequence[Item], store: Store
 ) -> list[Exception | None]:
-    """Write the events and marks, then the sessions that moved; what became of each session. A session that was erased
+    """Write the marks and events, then the sessions that moved; what became of each session. A session that was erased
     has no events any more: also if its erasure comes again, as what did it may have ended before they were gone.
     """
-    chunks = [
-        item
-        for one in folded
-        if one.kept
-        for item in chunk_items(one.session, shard_id, [(entry.position, entry.payload) for entry in one.kept])
-    ]
-    store.put_events(chunks, marks)
     store.put_footprints([one.footprint for one in folded if one.footprint])
+    became: list[Exception | None] = []
+    # Some at a time: the items of a whole batch would be most of its memory.
+    for first in range(0, max(1, len(folded)), SESSIONS_AT_A_TIME):
+        some = folded[first : first + SESSIONS_AT_A_TIME]
+        moved = [(one, *_items(one, shard_id)) for one in some if one.positions != one.base]
+        try:
+            store.put_events([chunk for _, _, chunks in moved for chunk in chunks], marks)
+        except Unavailable as unavailable:
+            if not first:
+                raise
+            return became + [unavailable] * (len(folded) - first)
+        marks = ()
+        of = {one.name: item for one, item, _ in moved}
 
-    def save(one: FoldedSession) -> None:
-        if one.positions != one.base:
-            store.save_session(session_item(one.session, one.positions, one.stands), one.base)
-        if one.erasing:
-            store.delete_events(one.name)
+        def save(one: FoldedSession, of: Mapping[SessionName, Item] = of) -> None:
+            if item := of.get(one.name):
+                store.save_session(item, one.base)
+            if one.erasing:
+                store.delete_events(one.name)
 
-    return store.each(save, folded)
+        became += store.each(save, some)
+    return became
+
+
+def _items(one: FoldedSession, shard_id: str) -> tuple[Item, list[Item]]:
+    new = [(f"{shard_id}={entry.position}", entry.payload) for entry in one.kept]
+    known = one.stored.events if one.stored and not one.session.erased else []
+    return session_items(one.session, one.positions, one.stands, [*known, *new])
 
 
 def _raise_first(failures: Iterable[Exception | None]) -> None:

@@ -44,10 +44,10 @@ class Step(NamedTuple):
 
 
 class FoldedSession(Struct):
-    """One session with a batch folded onto it. ``entries``: what the batch has of it, in order. ``base``: up to where
-    it was folded before, None if it is new. ``kept``: the events to be stored. ``stands``: its standing now.
-    ``erasing``: its erasure is in the batch, also if it comes again; ``footprint`` is the item that this makes, where
-    there is anything to erase.
+    """One session with a batch folded onto it. ``entries``: what the batch has of it, in order. ``stored``: as it was
+    before, None if it is new; ``base``: up to where it was folded then. ``kept``: the events to be stored. ``stands``:
+    its standing now. ``erasing``: its erasure is in the batch, also if it comes again; ``footprint`` is the item that
+    this makes, where there is anything to erase.
     """
 
     name: SessionName
@@ -61,6 +61,7 @@ class FoldedSession(Struct):
     oldest_received: int | None = None
     erasing: bool = False
     footprint: Item | None = None
+    stored: StoredSession | None = None
 
     @property
     def first_sequence_number(self) -> str:
@@ -231,7 +232,8 @@ def by_session(arrived: Iterable[Entry]) -> dict[SessionName, list[Entry]]:
 def _start(name: SessionName, held: StoredSession | None, entries: list[Entry]) -> FoldedSession:
     if held is None:
         return FoldedSession(name, entries, Session(*name), None, {})
-    return FoldedSession(name, entries, held.session, held.positions, dict(held.positions))
+    base = held.positions
+    return FoldedSession(name, entries, held.session, base, dict(base), stored=held)
 
 
 def _touched(step: Step, shard_id: str) -> list[RollUpName]:

@@ -7,13 +7,12 @@ by ``;``), and is what a conditional write compares. An item is a pure function 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from stream_consumer.chunk_dictionary import CHUNK_DICTIONARY
 from stream_consumer.durations import bucket_of
 from stream_consumer.footprint import ErasedUser, Footprint
 from stream_consumer.kinesis_batch import Poison
@@ -21,6 +20,7 @@ from stream_consumer.merged import Labels, Totals
 from stream_consumer.progress import ShardProgress
 from stream_consumer.rollup import SESSION_MEASURES, RollUp, Standing, standing
 from stream_consumer.session import SESSION_TIMEOUT_MS, Session
+from stream_consumer.stored_events import PlacedEvent, chunk_items, read_recent, recent_events
 
 Item = dict[str, Any]
 
@@ -32,8 +32,6 @@ SESSION_LIFETIME_S = 400 * 24 * 3600
 QUARANTINE_LIFETIME_S = 400 * 24 * 3600
 #: Events of one session whose details are kept; all are counted.
 MAX_STORED_EVENTS = 10_000
-#: A chunk holds at most this many bytes of events, below DynamoDB's 400 KB for an item.
-MAX_CHUNK_BYTES = 256 * 1024
 MAX_STORED_PAYLOAD = 256 * 1024
 #: Partitions of the roll-up table that list the sites, and how far behind each shard's consumer is.
 SITES = "sites"
@@ -46,7 +44,6 @@ _session = msgspec.msgpack.Decoder(Session)
 _rollup = msgspec.msgpack.Decoder(RollUp)
 _totals = msgspec.msgpack.Decoder(Totals)
 _labels = msgspec.msgpack.Decoder(Labels)
-_chunk = msgspec.msgpack.Decoder(list[tuple[str, bytes]])
 _footprint = msgspec.msgpack.Decoder(Footprint)
 _erased_user = msgspec.msgpack.Decoder(ErasedUser)
 
@@ -57,11 +54,22 @@ class StoredSession(Struct, frozen=True):
     """A session as the table holds it. ``session`` decodes afresh, so a fold may change what it gets.
 
     ``counted``: what it was counted as in the roll-ups (SESSION_MEASURES), by the definitions of that time.
+    ``events``: those of its events that are in no chunk.
     """
 
-    positions: Positions
+    key: str
+    at: str
     body: bytes
     counted: tuple[int, ...]
+    recent: bytes = b""
+
+    @property
+    def positions(self) -> Positions:
+        return split_positions(self.at)
+
+    @property
+    def events(self) -> list[PlacedEvent]:
+        return read_recent(self.recent, self.key, self.at)
 
     @property
     def session(self) -> Session:
@@ -99,6 +107,21 @@ def session_key(site_id: str, session_id: str) -> str:
     return f"{site_id}#{session_id}"
 
 
+def session_items(
+    session: Session, positions: Positions, stands: Standing | None, events: Sequence[PlacedEvent]
+) -> tuple[Item, list[Item]]:
+    """The item of a session, and chunks to be put before it. ``events`` are those that are in no chunk yet; they go
+    into the session's item or, if they have outgrown it, all into chunks.
+    """
+    item = session_item(session, positions, stands)
+    if not events:
+        return item, []
+    if recent := recent_events(item, events):
+        item["recent"] = {"B": recent}
+        return item, []
+    return item, chunk_items(item["pk"]["S"], item["expires"]["N"], events)
+
+
 def session_item(session: Session, positions: Positions, stands: Standing | None = None) -> Item:
     """The item of a session folded up to ``positions``. ``stands``: its standing, where that is known already."""
     key = session_key(session.site_id, session.session_id)
@@ -130,9 +153,10 @@ def active_bucket(site_id: str, bucket: int) -> str:
 
 
 def read_session(item: Mapping[str, Any]) -> StoredSession:
-    """The inverse of :func:`session_item`."""
+    """The inverse of :func:`session_items`."""
     counted = tuple(map(int, item["counted"]["S"].split())) if "counted" in item else ()
-    return StoredSession(split_positions(item["pos"]["S"]), item["body"]["B"], counted)
+    recent = item["recent"]["B"] if "recent" in item else b""
+    return StoredSession(item["pk"]["S"], item["pos"]["S"], item["body"]["B"], counted, recent)
 
 
 def join_positions(positions: Positions) -> str:
@@ -292,60 +316,6 @@ def read_shard(item: Mapping[str, Any]) -> ShardProgress:
 def site_item(site_id: str) -> Item:
     """The entry of a site in the list of sites."""
     return {"pk": {"S": SITES}, "sk": {"S": site_id}}
-
-
-def chunk_items(session: Session, shard_id: str, events: list[tuple[str, bytes]]) -> list[Item]:
-    """Events ``(position, bytes)`` of one session and batch as items.
-
-    An item is put without a condition, and its key names its first and last event: a late write
-    of an earlier attempt can then only repeat events, never hide some. Readers drop repeats.
-    """
-    pk = session_key(session.site_id, session.session_id)
-    expires = str(session.received // 1000 + SESSION_LIFETIME_S)
-    items: list[Item] = []
-    for part in _parts(events):
-        sk = f"{shard_id}={part[0][0]}-{_beyond(part[0][0], part[-1][0])}"
-        compressor = zlib.compressobj(zdict=_dictionary(pk, sk))
-        body = compressor.compress(_packer.encode(part)) + compressor.flush()
-        items.append({"pk": {"S": pk}, "sk": {"S": sk}, "body": {"B": body}, "expires": {"N": expires}})
-    return items
-
-
-def _beyond(first: str, last: str) -> str:
-    """What of ``last`` is not as in ``first``, which comes before it: together they tell the one from any other."""
-    if first == last:
-        return ""
-    if len(first) != len(last):
-        return last
-    return last[next(at for at, (one, other) in enumerate(zip(first, last, strict=True)) if one != other) :]
-
-
-def _dictionary(pk: str, sk: str) -> bytes:
-    """What a chunk repeats of all chunks, and of its own key: its session's ids and the first event's position."""
-    return CHUNK_DICTIONARY + f"{pk}#{sk}".encode()
-
-
-def _parts(events: list[tuple[str, bytes]]) -> list[list[tuple[str, bytes]]]:
-    if sum([len(position) + len(data) for position, data in events]) <= MAX_CHUNK_BYTES:
-        return [events] if events else []
-    parts: list[list[tuple[str, bytes]]] = []
-    room = 0
-    for event in events:
-        size = len(event[0]) + len(event[1])
-        if size > room or not parts:
-            parts.append([])
-            room = MAX_CHUNK_BYTES
-        parts[-1].append(event)
-        room -= size
-    return parts
-
-
-def read_chunk(item: Mapping[str, Any]) -> list[tuple[str, bytes]]:
-    """The ``(shard=position, event bytes)`` of one chunk, which is under its own key as :func:`chunk_items` made it."""
-    pk, sk = item["pk"]["S"], item["sk"]["S"]
-    shard_id = sk.partition("=")[0]
-    body = zlib.decompressobj(zdict=_dictionary(pk, sk)).decompress(item["body"]["B"])
-    return [(f"{shard_id}={position}", event) for position, event in _chunk.decode(body)]
 
 
 def quarantine_item(poison: Poison, shard_id: str) -> Item:

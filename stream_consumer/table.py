@@ -27,7 +27,6 @@ from stream_consumer.items import (
     erased_user_key,
     footprint_key,
     join_positions,
-    read_chunk,
     read_erased_user,
     read_footprint,
     read_rollup,
@@ -35,6 +34,7 @@ from stream_consumer.items import (
     rollup_key,
     session_key,
 )
+from stream_consumer.stored_events import read_chunk
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -157,8 +157,12 @@ class Tables:
         """The stored events of sessions ``(site id, session id)``, by ``shard=position``, read consistently."""
         found: dict[SessionName, dict[str, bytes]] = {}
 
+        # In this order: what a session has no more in its item has been in a chunk since before.
+        recent = {name: stored.events for name, stored in self.load_sessions(names).items()}
+
         def load(name: SessionName) -> None:
-            found[name] = dict(pair for item in self._chunks_of(name) for pair in read_chunk(item))
+            chunks = (event for item in self._chunks_of(name) for event in read_chunk(item))
+            found[name] = {**dict(recent.get(name, ())), **dict(chunks)}
 
         _raise_first(self.each(load, names))
         return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,6 +33,11 @@ def an_event(number: int = 1, **fields: Any) -> Event:
         "page_url": f"https://example.com/p{number}",
     }
     return Event(**values | fields)
+
+
+def a_long_event(number: int = 1, **fields: Any) -> Event:
+    """One that does not fit into its session's item."""
+    return an_event(number, properties={"long": random.Random(number).randbytes(2000).hex()}, **fields)
 
 
 def an_erasure(session_id: str = "s1", **fields: Any) -> Erasure:

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from botocore.exceptions import ClientError, ReadTimeoutError
 
-from stream_consumer.items import SITES, Item, marks_key
+from stream_consumer.items import SITES, Item, marks_key, read_session
+from stream_consumer.stored_events import read_chunk
 from stream_consumer.table import TableNames, Tables
 
 SCAN_PAGE = 3
@@ -212,6 +213,11 @@ class FakeDynamo:
         self.tables[table][key] = item
 
 
+def bare(session: Item) -> Item:
+    """A session's item without the events in it: which these are depends on where batches ended."""
+    return {name: value for name, value in session.items() if name != "recent"}
+
+
 def _key(item: dict[str, Any]) -> tuple[str, str]:
     return item["pk"]["S"], item["sk"]["S"] if "sk" in item else ""
 
@@ -248,6 +254,15 @@ class MemoryTables(Tables):
     @property
     def events(self) -> dict[tuple[str, str], Item]:
         return self.dynamo.tables[NAMES.session_events]
+
+    def stored_events(self) -> dict[str, bytes]:
+        """The events of all sessions by ``shard=position``; some are in two places."""
+        recent = (read_session(item).events for item in self.sessions.values())
+        return dict(event for some in (*recent, *map(read_chunk, self.events.values())) for event in some)
+
+    def bare_sessions(self) -> dict[str, Item]:
+        """The sessions without the events in their items."""
+        return {key: bare(item) for key, item in self.sessions.items()}
 
     @property
     def footprints(self) -> dict[tuple[str, str], Item]:

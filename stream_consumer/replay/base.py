@@ -35,14 +35,14 @@ from stream_consumer.items import (
     day_mark,
     footprint_key,
     marks_key,
-    read_chunk,
     read_session,
-    session_item,
+    session_items,
 )
 from stream_consumer.merged import DAY_MS, HOUR_MS
 from stream_consumer.replay.scanning import Places, scan, size
 from stream_consumer.rollup import QUARTER_MS
 from stream_consumer.session import Session
+from stream_consumer.stored_events import PlacedEvent, read_chunk
 from stream_consumer.table import TableNames, put_items, query_items
 
 if TYPE_CHECKING:
@@ -136,8 +136,9 @@ class Base:
         self._put("sessions", self._names.sessions, filter(None, map(self._session_before, items)))
 
     def _session_before(self, item: Item) -> Item | None:
-        """The session as it was at the cut; None if it was not there yet."""
-        session = read_session(item).session
+        """The session as it was at the cut; None if it was not there yet. Puts the events that its item cannot hold."""
+        held = read_session(item)
+        session = held.session
         if session.erased:
             return item  # also one that was erased since: it shall not be there again for a moment
         if session.received < self._start:
@@ -146,7 +147,8 @@ class Base:
             return item
         if session.start >= self._start:
             return None
-        stored = _by_shard(query_items(self._from, self._names.session_events, item["pk"]["S"]))
+        chunks = query_items(self._from, self._names.session_events, item["pk"]["S"])
+        stored = _by_shard([*held.events, *(event for chunk in chunks for event in read_chunk(chunk))])
         before = {shard: _received_before(events, self._start) for shard, events in stored.items()}
         complete = sum(map(len, stored.values())) >= session.events
         if not complete and (not stored or before[max(stored)] == stored[max(stored)]):
@@ -159,7 +161,12 @@ class Base:
             for position, event in events:
                 rebuilt.apply(event)
                 positions[shard] = position
-        return session_item(rebuilt, positions) if rebuilt.events else None
+        if not rebuilt.events:
+            return None
+        recent = [event for event in held.events if _is_received_before(event, self._start)]
+        then, chunks = session_items(rebuilt, positions, None, recent)
+        self._put("events", self._names.session_events, chunks)
+        return then
 
     def _note_inexact(self, item: Item) -> None:
         with self._lock:
@@ -172,7 +179,7 @@ class Base:
         self._put("events", self._names.session_events, filter(self._has_event_before, items))
 
     def _has_event_before(self, chunk: Item) -> bool:
-        return any(_received.decode(data).received_at < self._start for _, data in read_chunk(chunk))
+        return any(_is_received_before(event, self._start) for event in read_chunk(chunk))
 
     def _copy_rollups(self, items: list[Item]) -> None:
         wanted = [item for item in items if self._belongs_to_rollups(item)]
@@ -215,11 +222,14 @@ class Base:
             self._counts[what] += len(some)
 
 
-def _by_shard(chunks: Iterable[Item]) -> dict[str, list[tuple[str, Event]]]:
+def _is_received_before(event: PlacedEvent, start: int) -> bool:
+    return _received.decode(event[1]).received_at < start
+
+
+def _by_shard(events: Iterable[PlacedEvent]) -> dict[str, list[tuple[str, Event]]]:
     """The stored events of a session by shard, in the shard's order, each once."""
-    stored = {at: data for chunk in chunks for at, data in read_chunk(chunk)}
     found: dict[str, list[tuple[str, Event]]] = {}
-    for at, data in sorted(stored.items()):
+    for at, data in sorted(dict(events).items()):
         shard, _, position = at.partition("=")
         event = decode(data)
         assert isinstance(event, Event), f"what is stored at {at} is no event"

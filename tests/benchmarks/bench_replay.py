@@ -127,7 +127,7 @@ def rows(quick: bool) -> list[Row]:
             ],
             "Live: a batch of 100 events each second. Replay: 6 MB a batch, into another generation. A DynamoDB in "
             f"memory, whose own cost is in both; {written['live']:,} and {written['replay']:,} calls of it. A session takes "
-            "about 80 us a batch (load, merge, compress, write), an event 8. Live most batches have one event of a session, "
+            "80 to 100 us a batch (load, merge, compress, write), an event 8. Live most batches have one event of a session, "
             "a replay's four, so even events that cost nothing would give 7 times.",
         )
     ]

@@ -13,7 +13,6 @@ import io
 import json
 import math
 import platform
-import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -28,11 +27,11 @@ from stream_consumer import metrics
 from stream_consumer.compaction import GRACE_MS, Compaction
 from stream_consumer.consume import Outcome, consume
 from stream_consumer.items import (
-    chunk_items,
     hour_mark,
     read_rollup,
     rollup_item,
     session_item,
+    session_items,
     shard_item,
 )
 from stream_consumer.kinesis_batch import read
@@ -40,6 +39,7 @@ from stream_consumer.merged import DAY_MS, HOUR_MS
 from stream_consumer.progress import ShardProgress
 from stream_consumer.rollup import QUARTER_MS
 from stream_consumer.session import Session
+from stream_consumer.stored_events import item_size
 from tests.benchmarks.api_data import Plan, events_of
 from tests.builders import a_batch, a_lambda_event, an_aggregate
 from tests.fake_dynamodb import NAMES, FakeDynamo, MemoryTables
@@ -52,23 +52,6 @@ _LANES = 64
 _SEQUENCE = 49_600_000_000_000_000_000_000_000_000_000_000_000_000_000_000_000_000_000
 _EVENTS = (1, 2, 5, 10, 20, 50)
 _IN_A_ROLLUP = (1, 10, 100, 1_000, 10_000, 50_000)
-
-
-def item_size(item: dict[str, Any]) -> int:
-    """Bytes of an item as DynamoDB counts them: names and values; a number has a byte for two digits, and one more."""
-    return sum(len(name.encode()) + _value_size(value) for name, value in item.items())
-
-
-def _value_size(value: dict[str, Any]) -> int:
-    ((kind, held),) = value.items()
-    match kind:
-        case "S":
-            return len(held.encode())
-        case "B":
-            return len(held)
-        case "N":
-            return math.ceil(len(held.strip("0").replace(".", "").replace("-", "")) / 2) + 1
-    raise AssertionError(kind)
 
 
 class CountingDynamo(FakeDynamo):
@@ -191,25 +174,39 @@ def stream_units(some: Sequence[Sequence[Event]]) -> dict[str, float]:
     return {"event_bytes": event_bytes, "record_bytes": len(alone.encode()) + key - len(payloads[0]) - 8}
 
 
-def item_units(some: Sequence[Sequence[Event]]) -> dict[str, dict[str, dict[str, float]]]:
-    """Sizes and write units of sessions with so many events, and of chunks of so many, on average."""
-    found: dict[str, dict[str, dict[str, float]]] = {
-        name: {"bytes": {}, "write_units": {}} for name in ("session", "chunk")
+def written_units(some: Sequence[Sequence[Event]]) -> dict[str, dict[str, dict[str, float]]]:
+    """What sessions of so many events, of which so many come together, are written as; averages. ``session_units`` are
+    for each write of a session, ``session_bytes`` of its item in the end (``bare_bytes`` without the events in it); the
+    others for each event: units, bytes and number of chunks.
+    """
+    return {
+        str(count): {str(together): _written(some, count, together) for together in _EVENTS if together <= count}
+        for count in _EVENTS
     }
-    for count in _EVENTS:
-        of_sessions, of_chunks = [], []
-        for events in some:
-            session = Session(events[0].site_id, events[0].session_id)
-            its = lengthened(events, count)
-            for event in its:
+
+
+def _written(some: Sequence[Sequence[Event]], count: int, together: int) -> dict[str, float]:
+    sums = dict.fromkeys(("session_units", "session_bytes", "bare_bytes", "chunk_units", "chunk_bytes", "chunks"), 0.0)
+    for events in some:
+        session = Session(events[0].site_id, events[0].session_id)
+        held: list[tuple[str, bytes]] = []
+        its = lengthened(events, count)
+        places = [f"{_SHARD}={at}" for at in positions(count)]
+        for first in range(0, count, together):
+            for event in its[first : first + together]:
                 session.apply(event)
-            placed = list(zip(positions(count), map(encode, its), strict=True))
-            of_sessions.append(item_size(session_item(session, {_SHARD: placed[-1][0]})))
-            of_chunks.append(sum(map(item_size, chunk_items(session, _SHARD, placed))))
-        for name, sizes in (("session", of_sessions), ("chunk", of_chunks)):
-            found[name]["bytes"][str(count)] = statistics.fmean(sizes)
-            found[name]["write_units"][str(count)] = statistics.fmean(map(write_units, sizes))
-    return found
+            held += zip(places[first : first + together], map(encode, its[first : first + together]), strict=True)
+            done = {_SHARD: positions(count)[min(count, first + together) - 1]}
+            item, chunks = session_items(session, done, None, held)
+            sums["session_units"] += write_units(item_size(item)) / math.ceil(count / together)
+            if chunks:
+                held = []
+                sums["chunk_units"] += sum(write_units(item_size(chunk)) for chunk in chunks) / count
+                sums["chunk_bytes"] += sum(map(item_size, chunks)) / count
+                sums["chunks"] += len(chunks) / count
+        sums["session_bytes"] += item_size(item)
+        sums["bare_bytes"] += item_size(session_item(session, done))
+    return {name: value / len(some) for name, value in sums.items()}
 
 
 def in_a_quarter(count: int) -> list[Event]:
@@ -367,7 +364,7 @@ def measure(*, quick: bool = False) -> dict[str, Any]:
     some = sessions(40 if quick else 400)
     return {
         "stream": stream_units(some),
-        **item_units(some),
+        "written": written_units(some[:100]),
         "rollup_bytes": rollup_units(1_000 if quick else 50_000),
         **small_items(),
         "log": log_units(),

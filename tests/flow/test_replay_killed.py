@@ -20,9 +20,11 @@ import pytest
 
 from producer.client import EventProducer, local_or_environ_kinesis
 from stream_consumer.generations import FIRST, move, prefix_of
-from stream_consumer.items import read_chunk
+from stream_consumer.items import read_session
 from stream_consumer.merged import HOUR_MS
+from stream_consumer.stored_events import read_chunk
 from tests.builders import an_event
+from tests.fake_dynamodb import bare
 from tests.flow.old_stream import keep_old_stream
 from tests.flow.running import ROOT
 from tests.free_ports import free_ports
@@ -149,7 +151,10 @@ def items(environ: dict[str, str], generation: str) -> dict[str, Any]:
                 moved = move(item, generation, FIRST)
                 if table == "session-events":
                     found |= dict(read_chunk(moved))
-                elif table == "sessions" or moved["pk"]["S"].rpartition("#")[2].isdigit():
+                elif table == "sessions":
+                    found |= dict(read_session(moved).events)
+                    found[moved["pk"]["S"]] = bare(moved)
+                elif moved["pk"]["S"].rpartition("#")[2].isdigit():
                     found[f"{moved['pk']['S']} {moved.get('sk', {}).get('S', '')}"] = moved
     return found
 

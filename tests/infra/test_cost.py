@@ -35,12 +35,22 @@ from tests.fake_dynamodb import MemoryTables
 
 UNITS = json.loads(cost.UNITS.read_text())
 PRICES = json.loads(cost.PRICES.read_text())
+WRITTEN = {
+    "session_units": 1,
+    "session_bytes": 700,
+    "bare_bytes": 500,
+    "chunk_units": 0.2,
+    "chunk_bytes": 140,
+    "chunks": 0.2,
+}
 #: Round figures, to compute with by hand.
 ROUND = {
     "measured": {"date": "2026-01-01"},
     "stream": {"event_bytes": 500, "record_bytes": 100},
-    "session": {"bytes": {"1": 600, "10": 600}, "write_units": {"1": 1, "10": 1}},
-    "chunk": {"bytes": {"1": 500, "10": 1400}, "write_units": {"1": 1, "10": 2}},
+    "written": {
+        "1": {"1": WRITTEN | {"chunk_bytes": 0}},
+        "10": {"1": WRITTEN, "10": WRITTEN | {"chunk_units": 0.65}},
+    },
     "rollup_bytes": {"1": 1000, "1000": 1000},
     "mark_bytes": 100,
     "progress_bytes": 100,
@@ -84,8 +94,8 @@ def test_a_bill_is_what_one_computes_by_hand() -> None:
     seconds_5 = SECONDS / 5
     for what, expected in {
         ("DynamoDB", "writes of sessions"): 100 * seconds_5,
-        # 5 events of 10 in a chunk: between 1 unit for one and 2 for ten.
-        ("DynamoDB", "writes of events"): 100 * seconds_5 * (1 + 4 / 9),
+        # 5 events of 10 at a time: between 0.2 units an event with one, and 0.65 with ten.
+        ("DynamoDB", "writes of events"): 100 * SECONDS * 0.4,
         # A new session's minute is one write; a later write, 60 s on, always moves it, which is two.
         ("DynamoDB", "writes of their indexes"): 10 * SECONDS + (100 * seconds_5 - 10 * SECONDS) * 2,
         # Sessions last 120 s of the 900 s of a quarter.
@@ -95,7 +105,7 @@ def test_a_bill_is_what_one_computes_by_hand() -> None:
         ("DynamoDB", "reads of sessions"): 100 * seconds_5,
         # Each item is billed for 100 bytes more than it has; one index entry of a session, which has them.
         ("DynamoDB", "storage"): (
-            10 * SECONDS * (600 + 100 + 200) + 100 * seconds_5 * (900 + 100) + 730 * (4 * (1000 + 100) + 1000)
+            10 * SECONDS * (700 + 100 + 200) + 100 * SECONDS * (140 + 0.2 * 100) + 730 * (4 * (1000 + 100) + 1000)
         )
         / 1e9,
         ("CloudWatch", "logs"): seconds_5 * (1300 + 700) / 1e9,
@@ -231,9 +241,13 @@ def test_the_units_are_those_of_the_code_as_it_is() -> None:
     again = bench_units.measure(quick=True)
     assert set(again) | {"measured"} == set(UNITS)
     assert again["stream"] == pytest.approx(UNITS["stream"], rel=0.05)
-    for name in ("session", "chunk"):
-        for what in ("bytes", "write_units"):
-            assert again[name][what] == pytest.approx(UNITS[name][what], rel=0.15)
+    for count, some in again["written"].items():
+        for together, found in some.items():
+            for name, value in found.items():
+                about = pytest.approx(
+                    UNITS["written"][count][together][name], rel=0.15, abs=5 if "bytes" in name else 0.02
+                )
+                assert value == about, (count, together, name)
     for count, size in again["rollup_bytes"].items():
         assert size == pytest.approx(UNITS["rollup_bytes"][count], rel=0.1)
     for name in ("mark_bytes", "progress_bytes", "index_entry_bytes"):

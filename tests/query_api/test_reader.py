@@ -8,8 +8,9 @@ from stream_consumer.merged import HOUR_MS
 from stream_consumer.progress import ShardProgress
 from stream_consumer.rollup import MINUTE_MS, QUARTER_MS, RollUp
 from stream_consumer.session import Session
+from stream_consumer.stored_events import chunk_items, read_chunk
 from stream_consumer.table import TableNames, Unavailable
-from tests.builders import NOON, an_erasure, an_event
+from tests.builders import NOON, a_long_event, an_erasure, an_event
 from tests.query_api.stored import NAMES, Consumer, tables
 
 DAY = 24 * 3600 * 1000
@@ -186,16 +187,14 @@ def test_a_session_and_its_events_in_order_of_time(client, world) -> None:
 
 
 def test_events_of_overlapping_chunks_are_shown_once(client, world) -> None:
-    Consumer(client).consume([an_event(number, site_id="again") for number in (1, 2)])
+    Consumer(client).consume([a_long_event(number, site_id="again") for number in (1, 2)])
     (chunk,) = client.query(
         TableName=NAMES.session_events,
         KeyConditionExpression="pk = :pk",
         ExpressionAttributeValues={":pk": {"S": "again#s1"}},
     )["Items"]
-    shard, _, _ = chunk["sk"]["S"].partition("=")
-    events = [(position.partition("=")[2], data) for position, data in items.read_chunk(chunk)]
-    (shorter,) = items.chunk_items(Session("again", "s1"), shard, events[:1])
-    client.put_item(TableName=NAMES.session_events, Item=shorter | {"expires": chunk["expires"]})
+    (shorter,) = chunk_items("again#s1", chunk["expires"]["N"], read_chunk(chunk)[:1])
+    client.put_item(TableName=NAMES.session_events, Item=shorter)
     assert [event.event_id for event in world.reader.events("again", "s1")] == ["e1", "e2"]
 
 

@@ -15,7 +15,6 @@ from stream_consumer.items import (
     footprint_item,
     merged_key,
     merged_sk,
-    read_chunk,
     read_labels,
     read_rollup,
     read_totals,
@@ -72,9 +71,9 @@ class Folded:
                 delete_events(tables, name)
         return [
             *_differences("footprint", self.footprints, tables.footprints),
-            *_differences("session", self.sessions, tables.sessions),
+            *_differences("session", self.sessions, tables.bare_sessions()),
             *_differences("roll-up", self.rollups, tables.rollups),
-            *_differences("events", self.events, stored_events(tables)),
+            *_differences("events", self.events, tables.stored_events()),
             *_differences("quarantine", dict.fromkeys(self.quarantine), dict.fromkeys(tables.quarantine)),
         ]
 
@@ -197,11 +196,6 @@ def delete_events(tables: MemoryTables, name: tuple[str, str]) -> None:
     """Delete the stored events of a session."""
     for key in [key for key in tables.events if key[0] == session_key(*name)]:
         del tables.events[key]
-
-
-def stored_events(tables: MemoryTables) -> dict[str, bytes]:
-    """The stored events by position; chunks may repeat them."""
-    return dict(pair for item in tables.events.values() for pair in read_chunk(item))
 
 
 def _payloads(data: bytes) -> list[bytes]:

@@ -11,7 +11,7 @@ from unittest import mock
 from botocore.exceptions import BotoCoreError, ClientError
 
 from stream_consumer import consume as consumer
-from stream_consumer import kinesis_batch, seen
+from stream_consumer import kinesis_batch, seen, stored_events
 from stream_consumer.kinesis_batch import Batch
 from stream_consumer.seen import Verdict
 from stream_consumer.session import Session
@@ -94,6 +94,16 @@ def _events_gone_first(folded: Any, shard_id: str, marks: Any, store: Any) -> An
     return _write_sessions(folded, shard_id, marks, store)
 
 
+def _chunks_last(folded: Any, shard_id: str, marks: Any, store: Any) -> Any:
+    """Sessions give up the events in their items before these are in chunks."""
+    held: list[Any] = []
+    late = mock.Mock(wraps=store)
+    late.put_events = lambda items, marks: (held.extend(items), store.put_events([], marks))
+    became = _write_sessions(folded, shard_id, marks, late)
+    store.put_events(held, [])
+    return became
+
+
 def _gone_without_a_trace(self: Session, erased_at: int) -> Session:
     """An erased session is as if it had never been, instead of a tombstone."""
     return Session(self.site_id, self.session_id, received=erased_at)
@@ -102,6 +112,9 @@ def _gone_without_a_trace(self: Session, erased_at: int) -> Session:
 def _unpadded(sequence_number: str) -> str:
     return f"   {sequence_number}."  # as long a prefix as the one with the number's length has
 
+
+#: A bound of the events in a session's item (``MAX_RECENT_BYTES``) that any of the logs' events keeps, and no two do.
+ROOM_FOR_ONE = 300
 
 #: name -> (what is replaced, by what). ``None``: the fault is in the log, not in the consumer.
 PLANTED: dict[str, tuple[Any, str, Callable[..., Any]] | None] = {
@@ -114,6 +127,7 @@ PLANTED: dict[str, tuple[Any, str, Callable[..., Any]] | None] = {
     "an aggregate that straddles shards": None,
     "marks put before the roll-ups": (consumer, "_write_rollups", _marks_first),
     "events deleted before the tombstone": (consumer, "_write_sessions", _events_gone_first),
+    "sessions written before chunks": (consumer, "_write_sessions", _chunks_last),
     "no tombstone": (Session, "tombstone", _gone_without_a_trace),
     "no memory of event ids": (seen.Seen, "admit", lambda self, event: Verdict.APPLIED),
 }
@@ -145,7 +159,8 @@ def simulate(seed: int, fault: str | None = None) -> tuple[World, list[str]]:
         interleave=rng.choice((0.0, 0.2)),
         compact=rng.choice((0.0, 0.1, 0.3)),
     )
-    with planted(fault):
+    # From none to all events of a session fit into its item.
+    with planted(fault), mock.patch.object(stored_events, "MAX_RECENT_BYTES", rng.choice((0, ROOM_FOR_ONE, 600, 4096))):
         world.run()
     wrong = wanted.not_taken_back() + wanted.differences(world.tables)
     if world.compact:

@@ -10,14 +10,15 @@ from producer.erasure import Erasure
 from producer.event import Event
 from stream_consumer.consume import consume
 from stream_consumer.generations import FIRST, move, prefix_of, scoped
-from stream_consumer.items import Item, read_chunk, read_rollup, shard_item
+from stream_consumer.items import Item, read_rollup, read_session, shard_item
 from stream_consumer.kinesis_batch import Arrived, Batch, ErasureArrived
 from stream_consumer.merged import COUNTERS, HOUR_MS, hour_totals, labels_of, merge_labels, totals_of
 from stream_consumer.progress import ShardProgress
 from stream_consumer.rollup import RollUp
+from stream_consumer.stored_events import read_chunk
 from stream_consumer.table import Tables
 from tests.builders import NOON, an_entry, an_event
-from tests.fake_dynamodb import NAMES, FakeDynamo
+from tests.fake_dynamodb import NAMES, FakeDynamo, bare
 
 #: The cut of the tests' replays: a full hour with traffic before and after it.
 CUT = NOON - NOON % HOUR_MS
@@ -167,19 +168,20 @@ def items_of(dynamo: FakeDynamo, generation: str, table: str) -> dict[tuple[str,
 
 
 def figures(dynamo: FakeDynamo, generation: str) -> dict[tuple[str, str], Item]:
-    """A generation's sessions and roll-ups."""
+    """A generation's sessions, without the events in them, and roll-ups."""
     rollups = items_of(dynamo, generation, NAMES.rollups)
     wanted = {key: item for key, item in rollups.items() if len(key[0].rpartition("#")[2]) == 6}
-    return items_of(dynamo, generation, NAMES.sessions) | {
+    sessions = items_of(dynamo, generation, NAMES.sessions)
+    return {key: bare(item) for key, item in sessions.items()} | {
         key: item for key, item in wanted.items() if key[0].rpartition("#")[2].isdigit()
     }
 
 
 def events_of(dynamo: FakeDynamo, generation: str) -> dict[str, bytes]:
     """A generation's stored events by position."""
-    return dict(
-        pair for item in items_of(dynamo, generation, NAMES.session_events).values() for pair in read_chunk(item)
-    )
+    recent = (read_session(item).events for item in items_of(dynamo, generation, NAMES.sessions).values())
+    chunks = map(read_chunk, items_of(dynamo, generation, NAMES.session_events).values())
+    return dict(event for some in (*recent, *chunks) for event in some)
 
 
 def sums(dynamo: FakeDynamo, generation: str) -> dict[int, tuple[Any, ...]]:

@@ -2,8 +2,10 @@
 
 import os
 import random
+from itertools import pairwise
 
 import pytest
+from botocore.exceptions import ClientError
 
 from producer.event import decode
 from stream_consumer.consume import MAX_ATTEMPTS, consume
@@ -11,7 +13,6 @@ from stream_consumer.footprint import Footprint
 from stream_consumer.items import (
     MAX_STORED_EVENTS,
     SESSION_LIFETIME_S,
-    read_chunk,
     read_footprint,
     read_rollup,
     read_session,
@@ -20,9 +21,10 @@ from stream_consumer.items import (
 from stream_consumer.kinesis_batch import Poison, position
 from stream_consumer.merged import HOUR_MS
 from stream_consumer.rollup import QUARTER_MS
+from stream_consumer.stored_events import WRITE_UNIT, item_size
 from stream_consumer.visitors import Visitors
-from tests.builders import NOON, a_batch, an_erasure, an_event
-from tests.fake_dynamodb import MemoryTables
+from tests.builders import NOON, a_batch, a_long_event, an_erasure, an_event
+from tests.fake_dynamodb import NAMES, MemoryTables
 from tests.simulation.fold import sums
 
 SHARD = "shardId-000000000000"
@@ -61,22 +63,18 @@ def settled(log: list) -> MemoryTables:
 
 
 def same_tables(one: MemoryTables, other: MemoryTables) -> None:
-    assert one.sessions == other.sessions
+    assert one.bare_sessions() == other.bare_sessions()
     assert one.rollups == other.rollups
     assert one.quarantine == other.quarantine
     assert one.sites == other.sites
-    assert events_of(one) == events_of(other)
-
-
-def events_of(store: MemoryTables) -> dict[str, bytes]:
-    return dict(pair for item in store.events.values() for pair in read_chunk(item))
+    assert one.stored_events() == other.stored_events()
 
 
 def test_the_ledger_adds_up_and_each_event_is_applied_once() -> None:
     log = a_log(random.Random(3), 30)
     outcome = consume(a_batch(log), store := MemoryTables())
     assert outcome.received == len(log)
-    assert outcome.applied == len(events_of(store))
+    assert outcome.applied == len(store.stored_events())
     assert outcome.quarantined.total() == len(store.quarantine) > 0
     assert outcome.duplicate > 0
     again = consume(a_batch(log), store)
@@ -158,7 +156,7 @@ def test_a_bot_with_many_events_keeps_a_bounded_item_and_right_totals(numbered: 
     item = store.sessions[session_key("blog", "s1")]
     assert read_session(item).session.page_views == total
     assert len(item["body"]["B"]) < 10_000
-    assert len(events_of(store)) == 10_000
+    assert len(store.stored_events()) == 10_000
     assert sum(began[4] for item in store.rollups.values() for began in read_rollup(item).rollup.began) == total
     assert max(len(item["body"]["B"]) for item in store.rollups.values()) < 10_000
 
@@ -187,16 +185,72 @@ def test_the_fullest_session_fits_into_an_item_many_times() -> None:
     assert len(store.sessions[session_key("blog", "s1")]["body"]["B"]) < 40_000
 
 
+def test_events_stay_in_their_session_until_they_outgrow_it() -> None:
+    store = MemoryTables()
+    held = []
+    for number in range(1, 60):
+        event = an_event(number, event_id=random.Random(number).randbytes(16).hex(), source="tab", seq=number)
+        consume(a_batch([event], first=number), store)
+        item = store.sessions["blog#s1"]
+        assert item_size(item) <= WRITE_UNIT
+        held.append(len(read_session(item).events))
+        assert len(store.stored_events()) == number
+    # They fill up, all go to a chunk, and it begins anew.
+    assert held[:3] == [1, 2, 3]
+    assert held.count(0) == len(store.events) > 2
+    assert all(later in (0, earlier + 1) for earlier, later in pairwise(held))
+    # The session itself is written with each of them, so this is most of what its events cost.
+    assert len(store.events) < 59 / 4
+
+
+def test_a_chunk_that_cannot_be_put_keeps_its_sessions_and_those_behind_from_being_written(monkeypatch) -> None:
+    monkeypatch.setattr("stream_consumer.consume.SESSIONS_AT_A_TIME", 2)
+    log = [a_long_event(number, session_id=f"s{number}") for number in range(1, 7)]
+    chunks = 0
+
+    def second_call(requests) -> bool:
+        nonlocal chunks
+        chunks += NAMES.session_events in requests
+        return chunks == 2
+
+    store = MemoryTables()
+    whole = store.dynamo.batch_write_item
+
+    def batch_write_item(*, RequestItems) -> dict:
+        if second_call(RequestItems):
+            raise ClientError({"Error": {"Code": "ProvisionedThroughputExceededException"}}, "BatchWriteItem")
+        return whole(RequestItems=RequestItems)
+
+    monkeypatch.setattr(store.dynamo, "batch_write_item", batch_write_item)
+    outcome = consume(a_batch(log), store)
+    assert (outcome.applied, outcome.sessions, outcome.failed_from) == (2, 2, "3")
+    assert "ProvisionedThroughputExceeded" in outcome.failure
+    assert sorted(store.sessions) == ["blog#s1", "blog#s2"]
+    again = consume(a_batch(log[2:], first=3), store)
+    assert (again.applied, again.failed_from) == (4, None)
+    same_tables(store, settled(log))
+
+
 def test_stored_events_come_back_as_they_were() -> None:
     events = [an_event(number, properties={"n": number}) for number in range(4)]
-    stored = [decode(body) for body in events_of(settled(events)).values()]
+    stored = [decode(body) for body in settled(events).stored_events().values()]
     assert stored == events
 
 
+def test_an_erased_session_gives_up_the_events_in_its_item() -> None:
+    store = MemoryTables()
+    consume(a_batch([an_event(1), an_event(2), an_event(3, session_id="other")]), store)
+    assert len(store.stored_events()) == 3
+    assert store.events == {}
+    consume(a_batch([an_erasure("s1")], first=4), store)
+    assert [decode(data) for data in store.stored_events().values()] == [an_event(3, session_id="other")]
+    assert sums(store.rollups.values()) == sums(settled([an_event(3, session_id="other")]).rollups.values())
+
+
 def test_an_erased_session_is_a_tombstone_and_the_sums_are_as_if_it_had_never_been() -> None:
-    others = [an_event(n, session_id="other", event_type="click") for n in (1, 2)]
+    others = [a_long_event(n, session_id="other", event_type="click") for n in (1, 2)]
     visit = [
-        an_event(11, user_id="mia", title="secret"),
+        a_long_event(11, user_id="mia", title="secret"),
         an_event(12, user_id="mia", timestamp=NOON + QUARTER_MS, event_type="conversion", conversion_value=9.5),
         an_event(13, user_id="mia", timestamp=NOON - QUARTER_MS, received_at=NOON + HOUR_MS),
     ]

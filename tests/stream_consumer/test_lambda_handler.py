@@ -14,7 +14,7 @@ from stream_consumer import lambda_handler
 from stream_consumer.items import SHARDS
 from stream_consumer.lambda_handler import ConsumerSettings
 from stream_consumer.metrics import NAMESPACE, QUARANTINED_BY_REASON, Metric
-from tests.builders import NOON, a_lambda_event, an_aggregate, an_event
+from tests.builders import NOON, a_lambda_event, a_long_event, an_aggregate, an_event
 
 CONTEXT = SimpleNamespace(
     function_name="consumer", memory_limit_in_mb=256, invoked_function_arn="arn", aws_request_id="1"
@@ -109,7 +109,7 @@ def test_an_unavailable_table_gives_the_batch_back_from_the_first_record(tables,
 def test_an_alias_that_names_a_generation_writes_that_one_and_measures_it_apart(tables, capsys) -> None:
     arn = "arn:aws:lambda:us-east-1:123456789012:function:consumer:g2"
     context = SimpleNamespace(**vars(CONTEXT) | {"invoked_function_arn": arn})
-    assert lambda_handler.handler(a_lambda_event([encode(an_event(1)), b"{"]), context) == {"batchItemFailures": []}
+    assert lambda_handler.handler(a_lambda_event([encode(a_long_event(1)), b"{"]), context) == {"batchItemFailures": []}
     for table in ("sessions", "session-events", "rollups"):
         items = tables.scan(TableName=f"liveinsight-local-{table}")["Items"]
         assert items

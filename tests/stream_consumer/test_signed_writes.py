@@ -20,11 +20,12 @@ from botocore.exceptions import ClientError, EndpointConnectionError, HTTPClient
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_consumer.items import chunk_items, quarantine_item, rollup_item, session_item
+from stream_consumer.items import quarantine_item, rollup_item, session_item
 from stream_consumer.kinesis_batch import Poison
 from stream_consumer.rollup import RollUp
 from stream_consumer.session import Session
 from stream_consumer.signed_writes import SignedWrites, signed_writes
+from stream_consumer.stored_events import chunk_items
 from tests.builders import an_event
 from tests.free_ports import free_ports
 from tests.scripted_server import RESET, SILENCE, answer, scripted_server
@@ -371,7 +372,7 @@ items = st.one_of(
         texts,
         st.integers(0, 2**42),
     ),
-    st.builds(lambda data: chunk_items(_session_of(an_event(1)), "shard", [("0011.000000", data)])[0], st.binary()),
+    st.builds(lambda data: chunk_items("blog#s1", "1", [("shard=0011.000000", data)])[0], st.binary()),
     st.builds(
         lambda reason, data: quarantine_item(Poison("1.0", "1", 0, reason, reason, data), "shard"), texts, st.binary()
     ),
