@@ -9,16 +9,18 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
+from unittest import mock
 
 from producer import erasure
 from producer.erasure import Erasure
 from producer.event import Event, encode
+from stream_consumer import stored_events
 from stream_consumer.consume import consume
 from stream_consumer.kinesis_batch import Arrived, Batch, ErasureArrived, Poison, position
 from tests.builders import an_entry
 from tests.fake_dynamodb import FAULTS, Crash, FakeDynamo, Kept, MemoryTables
 from tests.simulation.fold import Folded
-from tests.simulation.logs import erasing_events, small_events
+from tests.simulation.logs import ROOM_FOR_ONE, erasing_events, small_events
 from tests.simulation.world import Shard
 
 SHARD = "shard-0"
@@ -142,16 +144,17 @@ def _from(schedule: Schedule, delivery: Delivery, since: Moment, more: int) -> I
 
 
 def check(
-    logs: Sequence[Log], faults_at_once: int = 2, store: Store = MemoryTables
+    logs: Sequence[Log], faults_at_once: int = 2, store: Store = MemoryTables, room: int = ROOM_FOR_ONE
 ) -> tuple[int, Counter[str], list[str]]:
-    """(schedules run, faults injected, what went wrong)."""
+    """(schedules run, faults injected, what went wrong). ``room``: how many bytes of events a session's item may hold."""
     ran, injected, wrong = 0, Counter[str](), []
-    for log in logs:
-        wanted = expected(log)
-        wrong += wanted.not_taken_back()
-        for schedule, tables in schedules(log, faults_at_once, store):
-            ran += 1
-            injected.update(tables.dynamo.faults)
-            if differences := wanted.differences(tables):
-                wrong.append(f"{schedule}: {differences}")
+    with mock.patch.object(stored_events, "MAX_RECENT_BYTES", room):
+        for log in logs:
+            wanted = expected(log)
+            wrong += wanted.not_taken_back()
+            for schedule, tables in schedules(log, faults_at_once, store):
+                ran += 1
+                injected.update(tables.dynamo.faults)
+                if differences := wanted.differences(tables):
+                    wrong.append(f"{schedule}: {differences}")
     return ran, injected, wrong

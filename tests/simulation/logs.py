@@ -81,6 +81,10 @@ def random_shards(rng: random.Random, size: int, topology: str, *, straddling: b
     return shards
 
 
+#: A bound of the events in a session's item (``MAX_RECENT_BYTES``) that any of these keeps, and no two of them do.
+ROOM_FOR_ONE = 300
+
+
 def small_events() -> Sequence[Event | bytes]:
     """The alphabet of the exhaustive logs: two sessions, an event twice, one that comes late, poison."""
     return (

@@ -17,7 +17,7 @@ from stream_consumer.seen import Verdict
 from stream_consumer.session import Session
 from stream_consumer.table import Tables, Unavailable
 from tests.simulation.fold import Folded, compacted_differences
-from tests.simulation.logs import TOPOLOGIES, random_shards
+from tests.simulation.logs import ROOM_FOR_ONE, TOPOLOGIES, random_shards
 from tests.simulation.world import World
 
 _save = Tables._save
@@ -112,9 +112,6 @@ def _gone_without_a_trace(self: Session, erased_at: int) -> Session:
 def _unpadded(sequence_number: str) -> str:
     return f"   {sequence_number}."  # as long a prefix as the one with the number's length has
 
-
-#: A bound of the events in a session's item (``MAX_RECENT_BYTES``) that any of the logs' events keeps, and no two do.
-ROOM_FOR_ONE = 300
 
 #: name -> (what is replaced, by what). ``None``: the fault is in the log, not in the consumer.
 PLANTED: dict[str, tuple[Any, str, Callable[..., Any]] | None] = {

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from tests.fake_dynamodb import MemoryTables
 from tests.simulation.exhaustive import check, erasing_logs, schedules, small_logs
-from tests.simulation.planted import PLANTED, ROOM_FOR_ONE, simulate
+from tests.simulation.logs import ROOM_FOR_ONE
+from tests.simulation.planted import PLANTED, simulate
 from tests.simulation.signed_tables import SignedTables
 
 # Every small log is simulated somewhere; these are shared out so that two processes can do them at once.
@@ -22,12 +23,11 @@ ERASING_LOGS = [*erasing_logs(2), *erasing_logs(3)[::9]]
 
 
 @pytest.mark.parametrize("part", range(PARTS))
-def test_every_schedule_of_small_logs(part: int, record_property, monkeypatch) -> None:
+def test_every_schedule_of_small_logs(part: int, record_property) -> None:
     """Each way to cut each log into batches, each fault at each write, each second fault at each write after it; some
     with a session's first event in its item until the second one comes, some with every event in a chunk.
     """
-    monkeypatch.setattr("stream_consumer.stored_events.MAX_RECENT_BYTES", ROOM_FOR_ONE if part % 4 else 0)
-    ran, injected, wrong = check(EXHAUSTIVE_LOGS[part::PARTS])
+    ran, injected, wrong = check(EXHAUSTIVE_LOGS[part::PARTS], room=ROOM_FOR_ONE if part % 4 else 0)
     record_property("schedules", ran)
     record_property("faults", injected.total())
     record_property("wrong", len(wrong))
@@ -35,10 +35,10 @@ def test_every_schedule_of_small_logs(part: int, record_property, monkeypatch) -
 
 
 @pytest.mark.parametrize("part", range(2))
-def test_every_schedule_of_small_logs_with_an_erasure(part: int, record_property, monkeypatch) -> None:
-    monkeypatch.setattr("stream_consumer.stored_events.MAX_RECENT_BYTES", ROOM_FOR_ONE if part else 0)
-    ran, injected, wrong = check(ERASING_LOGS[part::2])
-    more, faults, wrong_too = check(erasing_logs(3)[part::2], faults_at_once=1)
+def test_every_schedule_of_small_logs_with_an_erasure(part: int, record_property) -> None:
+    room = ROOM_FOR_ONE if part else 0
+    ran, injected, wrong = check(ERASING_LOGS[part::2], room=room)
+    more, faults, wrong_too = check(erasing_logs(3)[part::2], faults_at_once=1, room=room)
     record_property("schedules", ran + more)
     record_property("faults", (injected + faults).total())
     record_property("wrong", len(wrong + wrong_too))
@@ -57,7 +57,6 @@ def test_a_schedule_that_goes_on_from_another_ones_moment_ends_as_it_does_from_t
 def test_every_fault_at_every_write_of_the_functions_own_client(monkeypatch, record_property) -> None:
     """Which tries again by itself: a write whose answer was lost lands twice."""
     monkeypatch.setattr("stream_consumer.signed_writes.time", SimpleNamespace(sleep=lambda _: None))
-    monkeypatch.setattr("stream_consumer.stored_events.MAX_RECENT_BYTES", ROOM_FOR_ONE)
     ran, injected, wrong = check([*small_logs(2)[::4], *erasing_logs(2)[::2]], faults_at_once=1, store=SignedTables)
     record_property("schedules", ran)
     record_property("faults", injected.total())
