@@ -87,6 +87,7 @@ def environ(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
                             session_id=f"s{number // 100}-{rng.randrange(20)}",
                             user_id=f"u{rng.randrange(300)}",
                             page_url=f"https://example.com/{rng.randrange(40)}",
+                            title=rng.randbytes(rng.choice((0, 0, 200))).hex(),  # some outgrow their session's item
                             timestamp=received - rng.choice((0, 0, 3000, 20 * 60_000)),
                             received_at=received,
                         )

@@ -85,6 +85,7 @@ def a_stream(rng: random.Random, count: int, sessions: int = 8, erasures: int = 
             event_type=rng.choice(("page_view", "page_view", "click", "conversion", "scroll")),
             page_url=f"https://example.com/{rng.randrange(4)}?utm_source={rng.choice('ab')}",
             conversion_value=rng.choice((0.0, 9.5)),
+            title="" if number % 3 else random.Random(number).randbytes(150).hex(),  # some outgrow their session's item
             timestamp=received - rng.choice((0, 500, 60_000, 20 * 60_000, 3 * HOUR_MS)),
             received_at=received,
             **({"seq": numbers[session], "source": "tab"} if session % 3 else {}),

@@ -24,7 +24,7 @@ from stream_consumer.merged import HOUR_MS
 from stream_consumer.rollup import MINUTE_MS, QUARTER_MS
 from stream_consumer.table import Conflict, Tables, Unavailable
 from stream_consumer.visitors import Visitors
-from tests.builders import NOON, a_lambda_event, an_event
+from tests.builders import NOON, a_lambda_event, a_long_event, an_event
 from tests.fake_dynamodb import FAULTS, NAMES, Crash, FakeDynamo, MemoryTables
 from tests.query_api import stored
 from tests.simulation.fold import compacted_differences, sums
@@ -35,7 +35,7 @@ HOUR = NOON - NOON % HOUR_MS
 #: Of two visitors: one who tells her name in the middle of a session and comes again a day later, and one who does not.
 OTHERS = [an_event(n, session_id="other", event_type="click", timestamp=NOON + n) for n in range(1, 4)]
 HERS = [
-    an_event(11, session_id="a", title="secret", timestamp=NOON + 5),
+    a_long_event(11, session_id="a", title="secret", timestamp=NOON + 5),
     an_event(12, session_id="a", user_id="mia", timestamp=NOON + QUARTER_MS, event_type="conversion"),
     an_event(13, session_id="b", user_id="mia", timestamp=NOON + 24 * HOUR_MS, received_at=NOON + 24 * HOUR_MS),
 ]
@@ -309,6 +309,7 @@ def test_events_that_land_after_the_tombstone_are_deleted() -> None:
     """A write of a function that has ended may still be on its way."""
     deployment = visited()
     chunks = dict(deployment.dynamo.tables[NAMES.session_events])
+    assert chunks
     deployment.stopped = True
     with pytest.raises(NotConsumed):
         deployment.erase()
