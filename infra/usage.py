@@ -39,9 +39,9 @@ class Assumed:
     """What is not measured. Times in ms, sizes in bytes.
 
     ``call_cpu``: CPU of one call of boto3, against a server that answers at once; ``write_cpu``: of one of the
-    consumer's own writes (`make bench`). ``round_trip``: of DynamoDB and
-    CloudWatch. ``memory_mb``: of the function, which gets a whole CPU at 1,769 MB. ``platform_log``: what
-    Lambda itself logs of an invocation. ``trace_share``: recorded by X-Ray beside the first of each second.
+    consumer's own writes (`make bench`). ``round_trip``: of DynamoDB and CloudWatch. ``memory_mb``: of the
+    function, which gets a whole CPU at 1,769 MB. ``platform_log``: what Lambda itself logs of an invocation.
+    ``trace_share``: recorded by X-Ray beside the first of each second.
     ``shard_records`` and ``shard_bytes``: a shard's limits for a second; provisioned streams are filled to
     ``fill`` of them at the peak, on-demand ones have twice their peak. ``collector_events``: a collector's
     events/s at the peak; at least ``collectors`` run. ``poll``: Lambda looks for records so often, in s.

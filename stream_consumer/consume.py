@@ -1,11 +1,10 @@
 """The protocol that makes at-least-once delivery look like once.
 
-A batch is folded onto the sessions as the table holds them, event by event. Then roll-ups are
-written, each only with the changes beyond its own position; then sessions, last, each after the
-chunks of the events that it has no room for. A retry reads the
-same old sessions, computes the same changes, and finds them already in the roll-ups. Every write is
-a compare-and-set on the position it was computed from; a lost one computes the whole batch again.
-Poison is no reason to stop; an infrastructure error is, at the first record that is not done.
+A batch is folded onto the sessions as the table holds them, event by event. Then roll-ups are written, each only with
+the changes beyond its own position; then sessions, last, each after the chunks of the events that it has no room for. A
+retry reads the same old sessions, computes the same changes, and finds them already in the roll-ups. Every write is a
+compare-and-set on the position it was computed from; a lost one computes the whole batch again. Poison is no reason to
+stop; an infrastructure error is, at the first record that is not done.
 
 An erasure is a change like any other: its session becomes a tombstone, and what was counted of it is taken back from
 this shard's roll-ups. Which events that were is read from the stored ones, so those are deleted last of all, once the
@@ -16,7 +15,7 @@ events and of their labels; the session itself is taken back whole.)
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -157,28 +156,34 @@ def _write_sessions(
     became: list[Exception | None] = []
     # Some at a time: the items of a whole batch would be most of its memory.
     for first in range(0, max(1, len(folded)), SESSIONS_AT_A_TIME):
-        some = folded[first : first + SESSIONS_AT_A_TIME]
-        moved = [(one, *_items(one, shard_id)) for one in some if one.positions != one.base]
         try:
-            store.put_events([chunk for _, _, chunks in moved for chunk in chunks], marks)
+            lot = folded[first : first + SESSIONS_AT_A_TIME]
+            became += _write_lot(lot, shard_id, () if first else marks, store)
         except Unavailable as unavailable:
             if not first:
                 raise
             return became + [unavailable] * (len(folded) - first)
-        marks = ()
-        of = {one.name: item for one, item, _ in moved}
-
-        def save(one: FoldedSession, of: Mapping[SessionName, Item] = of) -> None:
-            if item := of.get(one.name):
-                store.save_session(item, one.base)
-            if one.erasing:
-                store.delete_events(one.name)
-
-        became += store.each(save, some)
     return became
 
 
+def _write_lot(
+    lot: Sequence[FoldedSession], shard_id: str, marks: Sequence[Item], store: Store
+) -> list[Exception | None]:
+    """Some of the sessions. Raises Unavailable where their events cannot be put: then none of them is written."""
+    moved = {one.name: _items(one, shard_id) for one in lot if one.positions != one.base}
+    store.put_events([chunk for _, chunks in moved.values() for chunk in chunks], marks)
+
+    def save(one: FoldedSession) -> None:
+        if one.name in moved:
+            store.save_session(moved[one.name][0], one.base)
+        if one.erasing:
+            store.delete_events(one.name)
+
+    return store.each(save, lot)
+
+
 def _items(one: FoldedSession, shard_id: str) -> tuple[Item, list[Item]]:
+    """A session's item, and the chunks to be put before it."""
     new = [(f"{shard_id}={entry.position}", entry.payload) for entry in one.kept]
     known = one.stored.events if one.stored and not one.session.erased else []
     return session_items(one.session, one.positions, one.stands, [*known, *new])

@@ -162,7 +162,7 @@ class Tables:
 
         def load(name: SessionName) -> None:
             chunks = (event for item in self._chunks_of(name) for event in read_chunk(item))
-            found[name] = {**dict(recent.get(name, ())), **dict(chunks)}
+            found[name] = dict([*recent.get(name, ()), *chunks])
 
         _raise_first(self.each(load, names))
         return found

@@ -163,7 +163,8 @@ class Base:
                 positions[shard] = position
         if not rebuilt.events:
             return None
-        recent = [event for event in held.events if _is_received_before(event, self._start)]
+        folded = {f"{shard}={position}" for shard, events in before.items() for position, _ in events}
+        recent = [event for event in held.events if event[0] in folded]
         then, chunks = session_items(rebuilt, positions, None, recent)
         self._put("events", self._names.session_events, chunks)
         return then
@@ -179,7 +180,7 @@ class Base:
         self._put("events", self._names.session_events, filter(self._has_event_before, items))
 
     def _has_event_before(self, chunk: Item) -> bool:
-        return any(_is_received_before(event, self._start) for event in read_chunk(chunk))
+        return any(_received.decode(data).received_at < self._start for _, data in read_chunk(chunk))
 
     def _copy_rollups(self, items: list[Item]) -> None:
         wanted = [item for item in items if self._belongs_to_rollups(item)]
@@ -220,10 +221,6 @@ class Base:
         put_items(self._to, [(table, item) for item in some])
         with self._lock:
             self._counts[what] += len(some)
-
-
-def _is_received_before(event: PlacedEvent, start: int) -> bool:
-    return _received.decode(event[1]).received_at < start
 
 
 def _by_shard(events: Iterable[PlacedEvent]) -> dict[str, list[tuple[str, Event]]]:
