@@ -207,6 +207,7 @@ class StandIn:
         self.key: str | None = None
         self.stale = 0
         self.closed = threading.Event()
+        self.under_way: set[int] = set()  # the threads that are answering
         self.began = this_minute()
 
     def last(self, path: str, **wanted: str) -> dict[str, str]:
@@ -413,9 +414,13 @@ def serving(stand_in: StandIn) -> Iterator[str]:
             elif path == "/api/realtime/stream":
                 self.stream(query)
             elif path.startswith("/api/"):
-                status, text = stand_in.answer(path, query)
-                kind = "text/csv" if query.get("format") == "csv" else "application/json"
-                self.reply(status, kind, text.encode())
+                stand_in.under_way.add(threading.get_ident())
+                try:
+                    status, text = stand_in.answer(path, query)
+                    kind = "text/csv" if query.get("format") == "csv" else "application/json"
+                    self.reply(status, kind, text.encode())
+                finally:
+                    stand_in.under_way.discard(threading.get_ident())
             elif file.is_file() and file.parent == ASSETS:
                 self.reply(200, f"{TYPES[file.suffix]}; charset=utf-8", file.read_bytes())
             else:
@@ -544,6 +549,15 @@ class Visits:
 def later(page: Page, seconds: float) -> None:
     """Let the page's clock jump; what is due by then happens once. In between it runs as ever."""
     page.clock.fast_forward(int(seconds * 1000))
+
+
+def settle(api: StandIn, page: Page) -> None:
+    """Return when the page has asked all that is due, and has its answers: its clock may jump faster than they come."""
+    asked, still = -1, 0
+    while still < 3:
+        page.wait_for_timeout(50)
+        still = still + 1 if len(api.asked) == asked and not api.under_way else 0
+        asked = len(api.asked)
 
 
 def shoot(page: Page, folder: Path, name: str) -> None:

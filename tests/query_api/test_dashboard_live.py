@@ -7,7 +7,7 @@ import re
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.query_api.dashboard_stand_in import StandIn, Visits, error, event, later, session
+from tests.query_api.dashboard_stand_in import StandIn, Visits, error, event, later, session, settle
 
 pytest_plugins = ["tests.query_api.dashboard_stand_in"]
 pytestmark = pytest.mark.browser
@@ -110,6 +110,7 @@ def test_asks_for_little(api: StandIn, visit: Visits) -> None:
         for _ in range(tens_of_seconds):
             later(page, 10)
             expect(page.locator("#freshness")).to_have_attribute("data-state", re.compile("live|polling"))
+            settle(api, page)
         return [path for path, query in api.asked[since:] if query.get("to") == end]
 
     late = asked_of_the_range(before, 6)
